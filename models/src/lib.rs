@@ -1,0 +1,21 @@
+//! Pure computation for Lamplight: models as graphs of operators, training, quantized files, deltas.
+//!
+//! A model is a [`graph::Graph`] of operators, and each operator knows its forward, its adjoint
+//! and its cost; everything else reads that one structure.
+//!
+//! ```text
+//!   zoo ──> Graph ──┬─> train     forward, adjoint, update
+//!   GGUF <──> Model ┴─> Op::cost  FLOP and bytes
+//!                   └─> delta     tuned - exact dequantized base
+//! ```
+//!
+//! Reading order: [`graph`] (the data), [`ops`] (what a node does), [`model`] (graph + parameters +
+//! what goes in and comes out), [`samples`] (labelled windows), [`train`] (a step on one screen),
+//! [`quant`] (GGUF), [`delta`] (what leaves a node), [`zoo`].
+//!
+//! Invariants: no network, no SQL, no clock, no async here; `unsafe` only in `kernel`.
+
+pub mod graph;
+pub mod model;
+pub mod ops;
+pub mod samples;
