@@ -1,0 +1,19 @@
+//! One task, from base model to signed delta.
+//!
+//! ```text
+//!   base.gguf ─ read ─> model ──fits──> source          [`fit`]
+//!      └─> evaluate ─> fine-tune ─> evaluate ─> delta   [`task`], checkpoints in [`checkpoint`]
+//!                                                └─> manifest, signed   [`sign`]
+//! ```
+//!
+//! Everything here runs on a thread that may block, and looks after every step whether it should
+//! stop. Nothing here knows the coordinator or the store.
+
+pub mod checkpoint;
+pub mod fit;
+pub mod sign;
+pub mod task;
+
+pub use fit::{Misfit, relabel};
+pub use sign::manifest;
+pub use task::{LearnError, Learned, Progress, Settings, learn};

@@ -1,0 +1,395 @@
+//! The task itself: load, evaluate, fine-tune, evaluate, subtract.
+
+use std::{
+    fs, io,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lamplight_models::{
+    delta::{Delta, DeltaError},
+    lane::{Lane, LaneError, LaneKind, open},
+    model::Model,
+    ops::NormMode as Norms,
+    quant::gguf::{self, GgufError},
+    samples::Samples,
+    train::{
+        Augment, Evaluation, OptimizerConfig, Schedule as Course, TrainConfig, TrainError, Trainer,
+        evaluate,
+    },
+};
+use lamplight_proto::{
+    delta::{MAX_NAME_BYTES, MAX_TENSORS, Metrics, TensorEntry},
+    ids::{Digest, Hasher},
+    offer::{Codec, NormMode, Optimizer, RoundOffer, Schedule, Training},
+};
+
+use super::{
+    checkpoint::{self, Header},
+    fit::{self, Misfit},
+};
+use crate::source::{SampleSource, SourceError};
+
+/// What a task needs from the node.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The base model's file, whole and checked.
+    pub base: PathBuf,
+    /// Where training under way is kept.
+    pub checkpoint: PathBuf,
+    /// How often, beside the end of every epoch.
+    pub checkpoint_every: Duration,
+    /// Where matrix products run.
+    pub device: LaneKind,
+    /// Threads of the CPU a product may use.
+    pub threads: usize,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Progress {
+    /// Steps done over all epochs.
+    pub step: u32,
+    /// Steps of all epochs.
+    pub steps: u32,
+    /// Mean loss of the last batch.
+    pub loss: f64,
+}
+
+/// What a task came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Learned {
+    /// The delta's file.
+    pub delta: Vec<u8>,
+    /// What is inside.
+    pub tensors: Vec<TensorEntry>,
+    /// Samples trained on.
+    pub sample_count: u64,
+    /// On the held-out samples, before and after; absent when there are none.
+    pub before: Option<Metrics>,
+    /// See `before`.
+    pub after: Option<Metrics>,
+    /// Wall time of training, interruptions left out.
+    pub training_seconds: f64,
+}
+
+/// Why there is no delta.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    /// Somebody asked to stop. Training under way is saved.
+    #[error("stopped on request")]
+    Stopped,
+    /// The device is not there.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
+    /// A file of the task could not be read or written.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which file.
+        what: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The base model is no model.
+    #[error("the base model cannot be read: {0}")]
+    Base(#[from] GgufError),
+    /// The node's data cannot be had.
+    #[error("the node's data: {0}")]
+    Source(#[from] SourceError),
+    /// Model and data do not fit.
+    #[error("the node's data does not fit the model: {0}")]
+    Misfit(#[from] Misfit),
+    /// Nothing to learn from.
+    #[error("the source has no samples to train on")]
+    NoSamples,
+    /// Training failed, e.g. by a loss that is not finite.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The model is of no use, though every step was finite.
+    #[error("the loss on held-out samples {when} training is {loss}; try a lower learning rate")]
+    NonFinite {
+        /// `before` or `after`.
+        when: &'static str,
+        /// The loss.
+        loss: f64,
+    },
+    /// The delta could not be made.
+    #[error("the delta: {0}")]
+    Delta(#[from] DeltaError),
+    /// The delta is larger than the offer allows.
+    #[error("the delta has {got} bytes, the offer allows {max}")]
+    TooLarge {
+        /// Bytes of the delta.
+        got: u64,
+        /// Bytes allowed.
+        max: u64,
+    },
+    /// The model has more, or longer named, tensors than a manifest may list.
+    #[error("the model's delta has {got} tensors; a manifest lists at most {MAX_TENSORS}, with names of at most {MAX_NAME_BYTES} bytes")]
+    Table {
+        /// Tensors of the delta.
+        got: usize,
+    },
+}
+
+/// The trainer's settings for an offer.
+#[must_use]
+pub fn train_config(t: &Training) -> TrainConfig {
+    let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    TrainConfig {
+        epochs: size(t.epochs),
+        batch: size(t.batch),
+        optimizer: match t.optimizer {
+            Optimizer::Sgd {
+                learning_rate,
+                momentum,
+                weight_decay,
+            } => OptimizerConfig::Sgd {
+                learning_rate,
+                momentum,
+                weight_decay,
+            },
+            Optimizer::AdamW {
+                learning_rate,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+            } => OptimizerConfig::AdamW {
+                learning_rate,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+            },
+        },
+        clip_norm: t.clip_norm,
+        schedule: match t.schedule {
+            Schedule::Constant => Course::Constant,
+            Schedule::Cosine => Course::Cosine,
+        },
+        norm_mode: match t.norm_mode {
+            NormMode::Train => Norms::Train,
+            NormMode::Frozen => Norms::Frozen,
+        },
+        // Offers ask for none: what a node augments by depends on its sensors.
+        augment: Augment::default(),
+        seed: t.seed,
+    }
+}
+
+/// Does the task: `after_step` sees every step; `Break` saves and ends it as
+/// [`LearnError::Stopped`].
+///
+/// A usable checkpoint of the same task is gone on from; an unusable one is logged and the task
+/// starts over.
+///
+/// # Errors
+/// [`LearnError`]; all but `Stopped` end the task.
+pub fn learn(
+    offer: &RoundOffer,
+    settings: &Settings,
+    source: &dyn SampleSource,
+    after_step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Learned, LearnError> {
+    // 1. The base, exactly as its file says: what the delta is taken against.
+    let bytes = fs::read(&settings.base).map_err(|source| LearnError::Io {
+        what: settings.base.display().to_string(),
+        source,
+    })?;
+    let base = gguf::read(&bytes)?;
+    drop(bytes);
+
+    // 2. The node's samples, under the model's class numbers.
+    fit::check(&base, &source.describe())?;
+    let train = fit::relabel(source.train()?, &base.info.classes)?;
+    let held_out = fit::relabel(source.held_out()?, &base.info.classes)?;
+    if train.is_empty() {
+        return Err(LearnError::NoSamples);
+    }
+
+    // 3. Begin, or go on where the last checkpoint stands.
+    let lane = open(settings.device, settings.threads)?;
+    let mut header = Header::new(offer.lease, offer.base_digest, digest(&train), None);
+    let mut trainer = begin(&base, offer, settings, &lane, &held_out, &mut header)?;
+
+    // 4. Fine-tune.
+    let first = after_step(progress(&trainer, &train, offer, 0.0));
+    if first.is_break() {
+        return Err(LearnError::Stopped);
+    }
+    run(&mut trainer, settings, &train, &mut header, offer, after_step)?;
+
+    // 5. Is it any better?
+    let tuned = trainer.into_model();
+    let after = measure("after", &tuned, &held_out, &*lane)?;
+
+    // 6. What leaves the node.
+    let delta = Delta::between(&base, &tuned)?;
+    let tensors: Vec<TensorEntry> = delta
+        .tensors
+        .iter()
+        .map(|(name, (shape, _))| TensorEntry {
+            name: name.clone(),
+            shape: shape.iter().map(|&d| d as u64).collect(),
+        })
+        .collect();
+    let long = tensors.iter().any(|t| t.name.len() > MAX_NAME_BYTES);
+    if long || tensors.is_empty() || tensors.len() > MAX_TENSORS {
+        return Err(LearnError::Table { got: tensors.len() });
+    }
+    let delta = match offer.codec {
+        Codec::F32 => delta.to_bytes(),
+    };
+    let (got, max) = (delta.len() as u64, offer.max_delta_bytes);
+    if got > max {
+        return Err(LearnError::TooLarge { got, max });
+    }
+    Ok(Learned {
+        delta,
+        tensors,
+        sample_count: train.len() as u64,
+        before: header.before,
+        after,
+        training_seconds: header.training_seconds,
+    })
+}
+
+/// A trainer at its checkpoint, or at the beginning with the base evaluated.
+fn begin(
+    base: &Model,
+    offer: &RoundOffer,
+    settings: &Settings,
+    lane: &Arc<dyn Lane>,
+    held_out: &Samples,
+    header: &mut Header,
+) -> Result<Trainer, LearnError> {
+    let config = train_config(&offer.training);
+    match checkpoint::read(&settings.checkpoint, header) {
+        Ok(Some((saved, bytes))) => {
+            match Trainer::resume(base.clone(), config.clone(), lane.clone(), &bytes) {
+                Ok(trainer) => {
+                    let (epoch, step) = trainer.position();
+                    tracing::info!(round = %offer.round, epoch, step, "training goes on");
+                    *header = saved;
+                    return Ok(trainer);
+                }
+                Err(e) => {
+                    tracing::warn!(round = %offer.round, "training starts over; its checkpoint is of no use: {e}");
+                }
+            }
+        }
+        Ok(None) => {}
+        Err(e) => {
+            tracing::warn!(round = %offer.round, "training starts over; its checkpoint is of no use: {e}");
+        }
+    }
+    header.before = measure("before", base, held_out, &**lane)?;
+    Ok(Trainer::new(base.clone(), config, lane.clone())?)
+}
+
+/// All epochs, with checkpoints.
+fn run(
+    trainer: &mut Trainer,
+    settings: &Settings,
+    train: &Samples,
+    header: &mut Header,
+    offer: &RoundOffer,
+    after_step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<(), LearnError> {
+    let mut since = Instant::now();
+    let mut checkpointed = Instant::now();
+    while !trainer.is_finished() {
+        let mut stop = false;
+        let (epochs, every) = (trainer.config().epochs, settings.checkpoint_every);
+        trainer.epoch(train, &mut |report| {
+            let done = report.epoch * report.steps_in_epoch + report.step + 1;
+            let progress = Progress {
+                step: small(done),
+                steps: small(epochs * report.steps_in_epoch),
+                loss: report.loss,
+            };
+            stop = after_step(progress).is_break();
+            if stop || checkpointed.elapsed() >= every {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        header.training_seconds += since.elapsed().as_secs_f64();
+        since = Instant::now();
+        // Here at the end of every epoch, and whenever the loop was left: time is up, or a stop.
+        let bytes = trainer.save()?;
+        checkpoint::write(&settings.checkpoint, header, &bytes).map_err(|source| {
+            LearnError::Io {
+                what: settings.checkpoint.display().to_string(),
+                source,
+            }
+        })?;
+        checkpointed = Instant::now();
+        if stop {
+            tracing::info!(round = %offer.round, "training stopped and saved");
+            return Err(LearnError::Stopped);
+        }
+    }
+    Ok(())
+}
+
+fn small(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn progress(trainer: &Trainer, train: &Samples, offer: &RoundOffer, loss: f64) -> Progress {
+    let config = train_config(&offer.training);
+    let per_epoch = train.len().div_ceil(config.batch);
+    let (epoch, step) = trainer.position();
+    Progress {
+        step: small(epoch * per_epoch + step),
+        steps: small(config.epochs * per_epoch),
+        loss,
+    }
+}
+
+fn measure(
+    when: &'static str,
+    model: &Model,
+    held_out: &Samples,
+    lane: &dyn Lane,
+) -> Result<Option<Metrics>, LearnError> {
+    if held_out.is_empty() {
+        return Ok(None);
+    }
+    let e: Evaluation = evaluate(model, held_out, lane)?;
+    if !e.loss.is_finite() {
+        return Err(LearnError::NonFinite { when, loss: e.loss });
+    }
+    Ok(Some(Metrics {
+        samples: e.samples as u64,
+        // A sum of rounding errors may fall a hair below nothing.
+        loss: e.loss.max(0.0),
+        accuracy: e.accuracy,
+    }))
+}
+
+/// Tells one set of samples from another: a checkpoint belongs to the samples it was made on.
+fn digest(samples: &Samples) -> Digest {
+    let mut hasher = Hasher::new();
+    for d in &samples.shape {
+        hasher.update(&(*d as u64).to_le_bytes());
+    }
+    // In blocks: one call per value costs more than the hashing.
+    let mut block = Vec::with_capacity(1 << 16);
+    for part in samples.x.chunks(1 << 14) {
+        block.clear();
+        block.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+        hasher.update(&block);
+    }
+    for part in samples.y.chunks(1 << 14) {
+        block.clear();
+        block.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+        hasher.update(&block);
+    }
+    hasher.finish()
+}
