@@ -17,15 +17,15 @@ use serde::{Deserialize, Serialize};
 use super::{hapt, post};
 
 /// Most posts in one source.
-pub const MAX_POSTS: u32 = 64;
+const MAX_POSTS: u32 = 64;
 /// Most windows in one simulated source: 180 MB of values.
-pub const MAX_WINDOWS: usize = 50_000;
+const MAX_WINDOWS: usize = 50_000;
 /// Longest record, one year in hours.
-pub const MAX_HOURS: f64 = 8784.0;
+const MAX_HOURS: f64 = 8784.0;
 /// Largest index of a node's post; the cloud's posts lie beyond.
-pub const MAX_POST_INDEX: u32 = 999_999;
+const MAX_POST_INDEX: u32 = 999_999;
 /// Most people joined in one source.
-pub const MAX_SUBJECTS: usize = 1000;
+const MAX_SUBJECTS: usize = 1000;
 
 /// Which data, and what of it to keep. Written and read as one line of text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn windows_lie_wholly_inside_their_segment() {
-        let starts = |rows| -> Vec<usize> {
+        let starts = |rows: usize| -> Vec<usize> {
             cut(&[segment(0, 0, 10, 10 + rows)])
                 .iter()
                 .map(|place| place.start)

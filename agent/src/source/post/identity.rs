@@ -166,16 +166,8 @@ impl Post {
 
 /// Identity plus a symmetric disturbance (a passive body's answer is symmetric).
 fn draw_soft_iron(dice: &mut Dice) -> Matrix {
-    let mut matrix = [[0.0; 3]; 3];
-    for i in 0..3 {
-        for j in 0..=i {
-            let s = dice.bell(p::SOFT_IRON);
-            matrix[i][j] = s;
-            matrix[j][i] = s;
-        }
-        matrix[i][i] += 1.0;
-    }
-    matrix
+    let [xx, xy, xz, yy, yz, zz] = [0.0; 6].map(|_: f64| dice.bell(p::SOFT_IRON));
+    [[1.0 + xx, xy, xz], [xy, 1.0 + yy, yz], [xz, yz, 1.0 + zz]]
 }
 
 /// Earth's field as a street of random direction sees it, bent by the mast, plus the mast's own.
