@@ -16,6 +16,9 @@
 //! Invariants: no network, no SQL, no clock, no async here; `unsafe` only in `kernel`.
 
 pub mod graph;
+pub mod kernel;
+pub mod lane;
 pub mod model;
 pub mod ops;
 pub mod samples;
+pub mod train;
