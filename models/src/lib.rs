@@ -15,10 +15,14 @@
 //!
 //! Invariants: no network, no SQL, no clock, no async here; `unsafe` only in `kernel`.
 
+pub mod container;
+pub mod delta;
 pub mod graph;
 pub mod kernel;
 pub mod lane;
 pub mod model;
 pub mod ops;
+pub mod quant;
 pub mod samples;
 pub mod train;
+pub mod zoo;
