@@ -1,2 +1,37 @@
-//! Placeholder crate root.
+//! The sensor node: pulls, fine-tunes, sends signed deltas, keeps receipts; for years, unattended,
+//! through power cuts.
+//!
+//! ```text
+//!                    ┌──────────────────────── agent ───────────────────────────┐
+//!   coordinator <──> link ──events──> node (phases) ──effects──> store (SQLite) │
+//!                    │  │                                                       │
+//!                    │  └─ pull ─> models/  ─┐                                  │
+//!                    │   source (samples) ───┴─> learn ─> deltas/ ─> link       │
+//!                    └──────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Reading order: [`node`] (what a node is doing, and what can happen to it), [`store`] (what
+//! survives a power cut), [`link`] (the coordinator, seen from here), [`pull`] (the base model),
+//! [`learn`] (one task), [`source`] (sensor data), [`run`] (the loop over all of these), [`enrol`]
+//! (how a node joins), [`dir`], [`home`], [`lock`] (its directory), [`stop`], [`cli`].
+//!
+//! Invariants:
+//! - A phase is on disk before anything is done about it; doing it again harms nothing.
+//! - Nothing from the network is used before its signature or digest has been checked.
+//! - A lease has one counter and one manifest; after a crash the same bytes are sent again.
+//! - Samples never leave: only deltas, metrics and reasons do.
+//! - An idle agent holds neither model nor samples in memory.
+
+pub mod cli;
+pub mod dir;
+pub mod enrol;
+pub mod home;
+pub mod learn;
+pub mod link;
+pub mod lock;
+pub mod node;
+pub mod pull;
+pub mod run;
 pub mod source;
+pub mod stop;
+pub mod store;

@@ -47,9 +47,9 @@ impl DirLock {
             .map_err(io)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(LockError::Taken(
-                path.parent().unwrap_or(path).to_owned(),
-            )),
+            Err(TryLockError::WouldBlock) => {
+                Err(LockError::Taken(path.parent().unwrap_or(path).to_owned()))
+            }
             Err(TryLockError::Error(e)) => Err(io(e)),
         }
     }

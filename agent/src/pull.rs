@@ -100,7 +100,10 @@ pub async fn pull<L: Link>(
             touch(&whole).map_err(fail(&whole))?;
             return Ok(whole);
         }
-        tracing::warn!("{} has been damaged on disk; it is pulled again", whole.display());
+        tracing::warn!(
+            "{} has been damaged on disk; it is pulled again",
+            whole.display()
+        );
         tokio::fs::remove_file(&whole).await.map_err(fail(&whole))?;
     }
     // 2. Go on behind what an earlier pull left; more than the whole is nonsense.
@@ -151,7 +154,9 @@ pub async fn pull<L: Link>(
         return Err(PullError::Altered { got, want: digest });
     }
     file.sync_all().await.map_err(fail(&part))?;
-    tokio::fs::rename(&part, &whole).await.map_err(fail(&whole))?;
+    tokio::fs::rename(&part, &whole)
+        .await
+        .map_err(fail(&whole))?;
     if let Some(folder) = whole.parent() {
         let handle = tokio::fs::File::open(folder).await.map_err(fail(folder))?;
         handle.sync_all().await.map_err(fail(folder))?;

@@ -145,8 +145,7 @@ pub fn read(path: &Path, task: &Header) -> Result<Option<(Header, Vec<u8>)>, Unu
     let (json, trainer) = rest
         .split_at_checked(length)
         .ok_or_else(|| form("its header is cut off"))?;
-    let header: Header =
-        serde_json::from_slice(json).map_err(|e| Unusable::Form(e.to_string()))?;
+    let header: Header = serde_json::from_slice(json).map_err(|e| Unusable::Form(e.to_string()))?;
     task.same_task(&header)?;
     Ok(Some((header, trainer.to_vec())))
 }
@@ -172,7 +171,11 @@ mod tests {
     fn a_checkpoint_reads_back() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("c");
-        assert!(read(&path, &header()).expect("absent is no fault").is_none());
+        assert!(
+            read(&path, &header())
+                .expect("absent is no fault")
+                .is_none()
+        );
         let mut h = header();
         h.training_seconds = 12.5;
         write(&path, &h, b"state").expect("written");

@@ -127,7 +127,9 @@ pub enum LearnError {
         max: u64,
     },
     /// The model has more, or longer named, tensors than a manifest may list.
-    #[error("the model's delta has {got} tensors; a manifest lists at most {MAX_TENSORS}, with names of at most {MAX_NAME_BYTES} bytes")]
+    #[error(
+        "the model's delta has {got} tensors; a manifest lists at most {MAX_TENSORS}, with names of at most {MAX_NAME_BYTES} bytes"
+    )]
     Table {
         /// Tensors of the delta.
         got: usize,
@@ -220,7 +222,14 @@ pub fn learn(
     if first.is_break() {
         return Err(LearnError::Stopped);
     }
-    run(&mut trainer, settings, &train, &mut header, offer, after_step)?;
+    run(
+        &mut trainer,
+        settings,
+        &train,
+        &mut header,
+        offer,
+        after_step,
+    )?;
 
     // 5. Is it any better?
     let tuned = trainer.into_model();

@@ -53,10 +53,8 @@ impl GrpcLink {
     pub fn new(address: &Address, identity: &Identity) -> Result<Self, TlsError> {
         let channel = tls::connect(address, identity)?;
         Ok(Self {
-            rounds: RoundsClient::new(channel.clone())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
-            models: ModelsClient::new(channel.clone())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            rounds: RoundsClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            models: ModelsClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             deltas: DeltasClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
         })
     }
@@ -72,8 +70,7 @@ pub async fn enrol(
     request: wire::EnrolRequest,
 ) -> Result<wire::EnrolReply, LinkError> {
     const CALL: &str = "enrol";
-    let channel =
-        tls::connect_pinned(address, authority).map_err(|e| LinkError::fault(CALL, e))?;
+    let channel = tls::connect_pinned(address, authority).map_err(|e| LinkError::fault(CALL, e))?;
     let mut client = EnrolmentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     Ok(answered(CALL, ANSWER, client.enrol(request))
         .await?
@@ -100,7 +97,12 @@ fn sort(call: &'static str, status: &Status) -> LinkError {
         status.code() == Code::Unknown && status.message().contains("transport error");
     LinkError::Fault {
         call,
-        fault: format!("{:?}: {}{}", status.code(), status.message(), causes(status)),
+        fault: format!(
+            "{:?}: {}{}",
+            status.code(),
+            status.message(),
+            causes(status)
+        ),
         maybe_refused,
     }
 }

@@ -35,7 +35,7 @@ pub const CHUNKS_IN_FLIGHT: usize = 2;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
     /// The coordinator refuses.
-    #[error("the coordinator refuses ({}): {0}", .0.name())]
+    #[error("the coordinator refuses ({name}): {0}", name = .0.name())]
     Refused(Refusal),
     /// The network, or the coordinator itself, failed; the call may be repeated.
     #[error("{call}: {fault}")]

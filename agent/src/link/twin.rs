@@ -312,8 +312,7 @@ impl State {
             return refuse(Reason::NotFound, "no such upload");
         };
         let already = upload.bytes.len() as u64;
-        let mut receiving =
-            Receiving::resume(upload.manifest.size, already, Hasher::new());
+        let mut receiving = Receiving::resume(upload.manifest.size, already, Hasher::new());
         let data = receiving.take(chunk).map_err(LinkError::Refused)?;
         upload.bytes.extend_from_slice(&data);
         Ok(upload.bytes.len() as u64)
@@ -421,7 +420,9 @@ impl Link for Twin {
         upload: Digest,
         mut chunks: mpsc::Receiver<wire::Chunk>,
     ) -> Result<u64, LinkError> {
-        let limit = self.call(|state| Ok(state.lose_upload_after.take())).await?;
+        let limit = self
+            .call(|state| Ok(state.lose_upload_after.take()))
+            .await?;
         let mut received = 0;
         let mut taken = 0;
         while let Some(chunk) = chunks.recv().await {

@@ -115,9 +115,7 @@ pub(super) fn judge(offer: &RoundOffer, known: &Known) -> Verdict {
                 highest,
             })
         }
-        Some((highest, digest))
-            if offer.base_version == highest && offer.base_digest != digest =>
-        {
+        Some((highest, digest)) if offer.base_version == highest && offer.base_digest != digest => {
             Verdict::Decline(Declined::TwoContents {
                 version: highest,
                 got: offer.base_digest,

@@ -40,10 +40,7 @@ impl Training {
         match event {
             Event::Learned(manifest) if self.answers(&manifest) => {
                 let next = Uploading::new(self.offer, (*manifest).clone());
-                (
-                    Phase::Uploading(next),
-                    vec![Effect::Describe(manifest)],
-                )
+                (Phase::Uploading(next), vec![Effect::Describe(manifest)])
             }
             Event::Failed(reason) => fail(&self.offer, reason),
             Event::Refused(r) => refused(&self.offer, &r),

@@ -26,8 +26,9 @@ use rusqlite_migration::{Error as MigrationError, M, MigrationDefinitionError, M
 
 use crate::lock::DirLock;
 
-const MIGRATIONS: Migrations<'static> =
-    Migrations::from_slice(&[M::up(include_str!("sql/0001_node.sql"))]);
+/// Numbered, only ever appended to.
+const SQL: &[M<'static>] = &[M::up(include_str!("sql/0001_node.sql"))];
+const MIGRATIONS: Migrations<'static> = Migrations::from_slice(SQL);
 
 /// How long `status` waits for a running agent's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -145,12 +146,12 @@ impl Store {
         sql.pragma_update(None, "foreign_keys", true)
             .map_err(fail)?;
         MIGRATIONS.to_latest(&mut sql).map_err(|e| match e {
-            MigrationError::MigrationDefinition(
-                MigrationDefinitionError::DatabaseTooFarAhead,
-            ) => StoreError::Newer {
-                path: path.to_owned(),
-                version: lamplight_proto::version::VERSION,
-            },
+            MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
+                StoreError::Newer {
+                    path: path.to_owned(),
+                    version: lamplight_proto::version::VERSION,
+                }
+            }
             other => StoreError::Migrate {
                 path: path.to_owned(),
                 fault: other.to_string(),

@@ -43,9 +43,7 @@ impl Store {
             let (id, round, lease, reason) = row.map_err(|e| self.fail(e))?;
             letters.push(Letter {
                 id,
-                round: RoundId(
-                    u64::try_from(round).map_err(|e| self.damaged("the outbox", e))?,
-                ),
+                round: RoundId(u64::try_from(round).map_err(|e| self.damaged("the outbox", e))?),
                 lease: Lease::try_from(lease.as_slice())
                     .map_err(|e| self.damaged("the outbox", e))?,
                 reason,

@@ -97,10 +97,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn highest(
-        &self,
-        model: &ModelName,
-    ) -> Result<Option<(ModelVersion, Digest)>, StoreError> {
+    pub fn highest(&self, model: &ModelName) -> Result<Option<(ModelVersion, Digest)>, StoreError> {
         let row: Option<(i64, String)> = self
             .sql
             .query_row(
@@ -174,11 +171,7 @@ fn prepare(effect: &Effect, at: UnixMillis) -> Result<Statement<'_>, StoreError>
                     "INSERT INTO versions (model, version, digest) VALUES (?1, ?2, ?3)
                      ON CONFLICT (model) DO UPDATE SET version = excluded.version,
                          digest = excluded.digest WHERE excluded.version > version",
-                    params![
-                        offer.model.as_str(),
-                        version,
-                        offer.base_digest.to_string()
-                    ],
+                    params![offer.model.as_str(), version, offer.base_digest.to_string()],
                 )
                 .map(drop)
             })

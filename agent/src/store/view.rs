@@ -5,7 +5,7 @@ use lamplight_proto::{
     envelope::{Payload as _, Signed},
     ids::{Digest, Lease},
 };
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, Row, params, types::ValueRef};
 use serde::Serialize;
 
 use super::{Store, StoreError};
@@ -97,6 +97,20 @@ fn receipt_view(envelope: &[u8]) -> Option<ReceiptView> {
     })
 }
 
+/// SQLite's numbers are signed; none of ours is.
+fn whole(row: &Row<'_>, place: usize) -> rusqlite::Result<u64> {
+    let n: i64 = row.get(place)?;
+    u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(place, n))
+}
+
+/// As [`whole`], where there may be none.
+fn maybe(row: &Row<'_>, place: usize) -> rusqlite::Result<Option<u64>> {
+    match row.get_ref(place)? {
+        ValueRef::Null => Ok(None),
+        _ => whole(row, place).map(Some),
+    }
+}
+
 impl Store {
     /// Phase, newest `limit` tasks, versions.
     ///
@@ -111,10 +125,14 @@ impl Store {
                 "SELECT phase.name, tasks.round FROM phase LEFT JOIN tasks USING (task)
                  WHERE phase.id = 1",
                 [],
-                |row| Ok((row.get(0)?, row.get(1)?)),
+                |row| Ok((row.get(0)?, maybe(row, 1)?)),
             )
             .map_err(fail)?;
-        let count = |sql: &str| self.sql.query_row(sql, [], |row| row.get(0)).map_err(fail);
+        let count = |sql: &str| {
+            self.sql
+                .query_row(sql, [], |row| whole(row, 0))
+                .map_err(fail)
+        };
         Ok(Status {
             node_id: node.as_ref().map(|n| n.node_id.to_string()),
             deployment: node.as_ref().map(|n| n.deployment.to_string()),
@@ -140,18 +158,18 @@ impl Store {
         query
             .query_map(params![limit], |row| {
                 Ok(TaskView {
-                    round: row.get(0)?,
+                    round: whole(row, 0)?,
                     model: row.get(1)?,
-                    base_version: row.get(2)?,
+                    base_version: whole(row, 2)?,
                     outcome: row.get(3)?,
                     reason: row.get(4)?,
                     started_unix_ms: row.get(5)?,
                     ended_unix_ms: row.get(6)?,
-                    samples: row.get(7)?,
+                    samples: maybe(row, 7)?,
                     training_seconds: row.get(8)?,
                     before_accuracy: row.get(9)?,
                     after_accuracy: row.get(10)?,
-                    delta_bytes: row.get(11)?,
+                    delta_bytes: maybe(row, 11)?,
                     delta_digest: row.get(12)?,
                     receipt: row
                         .get::<_, Option<Vec<u8>>>(13)?
@@ -171,7 +189,7 @@ impl Store {
             .query_map([], |row| {
                 Ok(VersionView {
                     model: row.get(0)?,
-                    version: row.get(1)?,
+                    version: whole(row, 1)?,
                     digest: row.get(2)?,
                 })
             })
@@ -184,7 +202,6 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn newest_base(&self) -> Result<Option<Digest>, StoreError> {
-        use rusqlite::OptionalExtension as _;
         let text: Option<String> = self
             .sql
             .query_row(

@@ -1,0 +1,624 @@
+//! The whole agent against the coordinator's twin: the good road, the bad ones, and the power cut
+//! at every call.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use lamplight_models::{
+    lane::LaneKind,
+    model::{Model, ModelInfo},
+    quant::gguf,
+    samples::Samples,
+    zoo::{Norm, TcnConfig, tcn},
+};
+use lamplight_proto::{
+    envelope::{Signed, TrustedKeys},
+    ids::{Digest, Lease, ModelVersion, NodeId, RoundId, UnixMillis},
+    keys::SigningKey,
+    offer::{Codec, NormMode, Optimizer, RoundOffer, Schedule, Training as Terms},
+};
+
+use super::{Agent, AgentError, Config};
+use crate::{
+    home::Home,
+    link::twin::{Moment, Twin},
+    node::Phase,
+    source::{SampleSource, SourceError, SourceInfo},
+    stop,
+    store::{NodeRecord, view::TaskView},
+};
+
+const CHANNELS: usize = 2;
+const LENGTH: usize = 16;
+
+/// Windows whose class shows in their mean: learnable in a few steps.
+#[derive(Debug)]
+struct Steps;
+
+fn windows(count: usize, from: usize) -> Samples {
+    let mut samples = Samples {
+        shape: vec![CHANNELS, LENGTH],
+        classes: vec!["low".into(), "high".into()],
+        ..Samples::default()
+    };
+    for i in from..from + count {
+        let class = u32::from(i % 2 == 1);
+        let level = if class == 1 { 1.0 } else { -1.0 };
+        let wave = (0..CHANNELS * LENGTH).map(|t| ((t * (i + 3)) % 7) as f32 / 7.0 - 0.5);
+        samples.x.extend(wave.map(|w| level + w));
+        samples.y.push(class);
+    }
+    samples
+}
+
+impl SampleSource for Steps {
+    fn describe(&self) -> SourceInfo {
+        SourceInfo {
+            channels: vec!["a [V]".into(), "b [V]".into()],
+            sampling_rate_hz: 10.0,
+            window: vec![CHANNELS, LENGTH],
+            classes: vec!["low".into(), "high".into()],
+            origin: "a test".into(),
+            simulated: true,
+        }
+    }
+    fn train(&self) -> Result<Samples, SourceError> {
+        Ok(windows(24, 0))
+    }
+    fn held_out(&self) -> Result<Samples, SourceError> {
+        Ok(windows(10, 100))
+    }
+}
+
+fn base() -> Vec<u8> {
+    let config = TcnConfig {
+        widths: vec![4],
+        strides: vec![1],
+        dilations: vec![1],
+        kernel: 3,
+        norm: Norm::Batch,
+        ..TcnConfig::new(CHANNELS, LENGTH, 2)
+    };
+    let info = ModelInfo {
+        architecture: "tcn".into(),
+        input_mean: vec![0.0; CHANNELS],
+        input_std: vec![1.0; CHANNELS],
+        channels: vec!["a [V]".into(), "b [V]".into()],
+        sampling_rate_hz: Some(10.0),
+        // Another order than the source's.
+        classes: vec!["high".into(), "low".into()],
+    };
+    let model = Model::init(tcn(&config).expect("a graph"), info, 7).expect("a model");
+    gguf::write(&model).expect("written")
+}
+
+fn terms() -> Terms {
+    Terms {
+        epochs: 2,
+        batch: 8,
+        optimizer: Optimizer::Sgd {
+            learning_rate: 0.05,
+            momentum: 0.9,
+            weight_decay: 0.0,
+        },
+        clip_norm: Some(1.0),
+        schedule: Schedule::Constant,
+        norm_mode: NormMode::Frozen,
+        seed: 3,
+    }
+}
+
+/// A directory, the coordinator it is enrolled with, and how the node works.
+struct Bench {
+    temp: tempfile::TempDir,
+    twin: Twin,
+    node: NodeId,
+    base: Digest,
+    base_size: u64,
+    config: Config,
+    opened: Arc<AtomicUsize>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let twin = Twin::new("fleet");
+        let mut home = Home::open(temp.path()).expect("opened");
+        let key = SigningKey::load_or_create(&home.dir.signing_key()).expect("key");
+        let node = NodeId::of_key(&key.public());
+        home.store
+            .set_node(&NodeRecord {
+                node_id: node.clone(),
+                deployment: twin.deployment(),
+                release_key: twin.release_key(),
+                enrolled: UnixMillis(1),
+            })
+            .expect("kept");
+        twin.register(key.public());
+        let bytes = base();
+        let base_size = bytes.len() as u64;
+        let base = twin.keep(bytes);
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = opened.clone();
+        Self {
+            temp,
+            twin,
+            node,
+            base,
+            base_size,
+            config: Config {
+                source: Arc::new(move || {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    Ok(Box::new(Steps))
+                }),
+                device: LaneKind::Cpu,
+                threads: 1,
+                checkpoint_every: Duration::ZERO,
+                report_every: Duration::from_millis(1),
+            },
+            opened,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.temp.path()
+    }
+
+    fn offer(&self, round: u64, version: u64) -> RoundOffer {
+        RoundOffer {
+            deployment: self.twin.deployment(),
+            node_id: self.node.clone(),
+            round: RoundId(round),
+            window: 0,
+            model: "tcn".parse().expect("a name"),
+            base_version: ModelVersion(version),
+            base_digest: self.base,
+            base_size: self.base_size,
+            lease: Lease([u8::try_from(round).expect("small"); 16]),
+            expires: UnixMillis(10_000_000),
+            max_delta_bytes: 1 << 20,
+            codec: Codec::F32,
+            training: terms(),
+        }
+    }
+
+    /// Starts the agent; waits for threads of one that was dropped to let go of the directory.
+    async fn agent(&self) -> Agent<Twin> {
+        for _ in 0..1000 {
+            match Home::open(self.path()) {
+                Ok(home) => {
+                    return Agent::new(home, self.twin.clone(), self.config.clone())
+                        .expect("started");
+                }
+                Err(crate::home::HomeError::Lock(_)) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(e) => panic!("{e}"),
+            }
+        }
+        panic!("the directory stays locked");
+    }
+
+    /// The journal, newest first.
+    fn tasks(&self) -> Vec<TaskView> {
+        let path = crate::dir::NodeDir::at(self.path()).database();
+        let store = crate::store::Store::open_to_read(&path).expect("opened");
+        store.status(100).expect("read").tasks
+    }
+
+    /// Turns until the journal's newest task has ended and the outbox is empty.
+    async fn until_done(&self, agent: &mut Agent<Twin>) {
+        let (_stopper, stop) = stop::channel();
+        for _ in 0..300 {
+            agent.turn(&stop).await.expect("turned");
+            let ended = self.tasks().first().is_some_and(|t| t.outcome.is_some());
+            let left = agent.store.call(|s| s.outbox()).await.expect("read");
+            if matches!(agent.phase(), Phase::Idle(_)) && ended && left.is_empty() {
+                return;
+            }
+        }
+        panic!("no end in sight: {}", agent.phase().name());
+    }
+}
+
+#[tokio::test]
+async fn a_task_goes_from_offer_to_receipt_and_the_model_learns() {
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+
+    let accepted = bench.twin.accepted();
+    let [(manifest, delta)] = accepted.as_slice() else {
+        panic!("{} deltas", accepted.len());
+    };
+    assert_eq!(manifest.counter, 1);
+    assert_eq!(manifest.sample_count, 24);
+    assert_eq!(manifest.digest, Digest::of(delta));
+    let (before, after) = (manifest.before.expect("held out"), manifest.after);
+    assert!(after.expect("held out").loss < before.loss);
+    let task = &bench.tasks()[0];
+    assert_eq!(task.outcome.as_deref(), Some("accepted"));
+    assert_eq!(task.receipt.as_ref().expect("kept").counter, 1);
+    // What the task needed is gone; the model stays for the next round.
+    let left = |folder: &str| {
+        fs::read_dir(bench.path().join(folder))
+            .expect("there")
+            .count()
+    };
+    assert_eq!((left("work"), left("deltas"), left("models")), (0, 0, 1));
+    assert_eq!(bench.opened.load(Ordering::Relaxed), 1);
+
+    // The next round counts on, and pulls nothing it has.
+    let pulled = bench.twin.bytes_pulled();
+    bench.twin.open(bench.offer(2, 2));
+    drop(agent);
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while bench.twin.accepted().len() < 2 {
+        agent.turn(&stop).await.expect("turned");
+    }
+    let counters: BTreeSet<u64> = bench
+        .twin
+        .accepted()
+        .iter()
+        .map(|(m, _)| m.counter)
+        .collect();
+    assert_eq!(counters, BTreeSet::from([1, 2]));
+    assert_eq!(bench.twin.bytes_pulled(), pulled);
+}
+
+#[tokio::test]
+async fn the_delta_is_what_training_added_to_the_exact_base() {
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+    let (_, bytes) = bench.twin.accepted().remove(0);
+    let base = gguf::read(&base()).expect("a model");
+    let delta = lamplight_models::delta::Delta::from_bytes(&bytes).expect("a delta");
+    delta
+        .check(&lamplight_models::delta::table(&base))
+        .expect("every trainable tensor, no other");
+
+    // The same training done here gives the same bytes.
+    let source = Steps;
+    let train = crate::learn::relabel(source.train().expect("data"), &base.info.classes);
+    let lane = lamplight_models::lane::open(LaneKind::Cpu, 1).expect("cpu");
+    let config = crate::learn::task::train_config(&terms());
+    let mut trainer =
+        lamplight_models::train::Trainer::new(base.clone(), config, lane).expect("a trainer");
+    let train = train.expect("known classes");
+    while !trainer.is_finished() {
+        trainer
+            .epoch(&train, &mut |_| std::ops::ControlFlow::Continue(()))
+            .expect("an epoch");
+    }
+    let want = lamplight_models::delta::Delta::between(&base, trainer.model()).expect("a delta");
+    assert_eq!(want.to_bytes(), bytes);
+}
+
+#[tokio::test]
+async fn a_power_cut_at_any_call_still_yields_exactly_one_delta() {
+    // How many calls does an undisturbed task take?
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+    let calls = bench.twin.calls();
+    let want = bench.twin.accepted().remove(0).1;
+    drop(agent);
+
+    for cut in 1..=calls {
+        for moment in [Moment::Before, Moment::After] {
+            let at = format!("{moment:?} call {cut}");
+            let bench = Bench::new();
+            bench.twin.open(bench.offer(1, 1));
+            bench.twin.cut_at(cut, moment);
+            {
+                let mut agent = bench.agent().await;
+                let (_stopper, stop) = stop::channel();
+                let done = || !bench.twin.accepted().is_empty();
+                tokio::select! {
+                    () = bench.twin.dark() => {}
+                    // Reports come as fast as training goes, so a run may have fewer calls.
+                    () = async {
+                        while !done() || !matches!(agent.phase(), Phase::Idle(_)) {
+                            agent.turn(&stop).await.expect("turned");
+                        }
+                    } => {}
+                }
+            }
+            // Everything in memory is gone.
+            bench.twin.restore();
+            let mut agent = bench.agent().await;
+            bench.until_done(&mut agent).await;
+
+            let accepted = bench.twin.accepted();
+            assert_eq!(accepted.len(), 1, "{at}");
+            assert_eq!(accepted[0].0.counter, 1, "{at}");
+            assert_eq!(accepted[0].1, want, "{at}: training went on bit for bit");
+            let begun: BTreeSet<Digest> = bench.twin.begun().into_iter().collect();
+            assert_eq!(
+                begun.len(),
+                1,
+                "{at}: the same manifest bytes are sent again"
+            );
+            let tasks = bench.tasks();
+            assert_eq!(tasks.len(), 1, "{at}");
+            assert_eq!(tasks[0].outcome.as_deref(), Some("accepted"), "{at}");
+            assert!(bench.twin.failures().is_empty(), "{at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_while_training_saves_and_the_next_start_goes_on() {
+    let bench = Bench::new();
+    let mut offer = bench.offer(1, 1);
+    offer.training.epochs = 400;
+    bench.twin.open(offer);
+    let mut agent = bench.agent().await;
+    let (stopper, stop) = stop::channel();
+    while !matches!(agent.phase(), Phase::Training(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    let stopping = async {
+        while bench.twin.reports().len() < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stopper.stop();
+    };
+    let (turned, ()) = tokio::join!(agent.turn(&stop), stopping);
+    turned.expect("stopped");
+    assert!(matches!(agent.phase(), Phase::Training(_)));
+    drop(agent);
+    let dir = crate::dir::NodeDir::at(bench.path());
+    assert!(dir.checkpoint(Lease([1; 16])).exists());
+
+    let before = bench.twin.reports().len();
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while matches!(agent.phase(), Phase::Training(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    let first = bench.twin.reports()[before..]
+        .iter()
+        .find_map(|r| match r.event {
+            crate::link::ReportEvent::Progress {
+                phase: "training",
+                step,
+                steps,
+                ..
+            } if steps > 0 => Some(step),
+            _ => None,
+        });
+    assert!(first.expect("a report") > 0, "training began anew");
+}
+
+#[tokio::test]
+async fn an_unusable_checkpoint_starts_the_task_over() {
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while !matches!(agent.phase(), Phase::Training(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    let path = crate::dir::NodeDir::at(bench.path()).checkpoint(Lease([1; 16]));
+    fs::write(path, b"LAMPTASK nonsense").expect("written");
+    bench.until_done(&mut agent).await;
+    assert_eq!(bench.twin.accepted().len(), 1);
+}
+
+#[tokio::test]
+async fn altered_model_bytes_are_never_parsed_and_the_failure_is_reported() {
+    let bench = Bench::new();
+    bench.twin.corrupt_pulls(true);
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+    assert_eq!(bench.tasks()[0].outcome.as_deref(), Some("failed"));
+    let failures = bench.twin.failures();
+    assert!(failures[0].contains("digest"), "{failures:?}");
+    assert_eq!(bench.opened.load(Ordering::Relaxed), 0);
+    assert_eq!(bench.twin.bytes_pulled(), 3 * bench.base_size);
+}
+
+#[tokio::test]
+async fn an_offer_signed_by_anybody_else_changes_nothing() {
+    let bench = Bench::new();
+    let thief = SigningKey::generate().expect("randomness");
+    let forged = Signed::seal(bench.offer(1, 1), &thief);
+    bench.twin.hand_out(forged.signed().clone());
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    for _ in 0..5 {
+        agent.turn(&stop).await.expect("turned");
+        assert!(matches!(agent.phase(), Phase::Idle(_)));
+    }
+    assert!(bench.tasks().is_empty() && bench.twin.reports().is_empty());
+}
+
+#[tokio::test]
+async fn an_older_release_than_one_seen_is_declined_and_reported_even_after_a_restart() {
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 5));
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+    drop(agent);
+    bench.twin.open(bench.offer(2, 4));
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while bench.twin.failures().is_empty() {
+        agent.turn(&stop).await.expect("turned");
+        assert!(matches!(agent.phase(), Phase::Idle(_)));
+    }
+    let failures = bench.twin.failures();
+    assert!(
+        failures[0].contains("already seen version 5"),
+        "{failures:?}"
+    );
+    let task = &bench.tasks()[0];
+    assert_eq!((task.round, task.outcome.as_deref()), (2, Some("declined")));
+    assert_eq!(bench.twin.accepted().len(), 1);
+}
+
+#[tokio::test]
+async fn training_that_diverges_is_reported_with_where_and_why() {
+    let bench = Bench::new();
+    let mut offer = bench.offer(1, 1);
+    offer.training.epochs = 200;
+    offer.training.clip_norm = None;
+    offer.training.optimizer = Optimizer::Sgd {
+        learning_rate: 100.0,
+        momentum: 0.99,
+        weight_decay: 0.9,
+    };
+    bench.twin.open(offer);
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+    let failures = bench.twin.failures();
+    assert!(failures[0].contains("not finite in epoch"), "{failures:?}");
+    assert!(bench.twin.begun().is_empty(), "nothing was sent");
+    let task = &bench.tasks()[0];
+    assert_eq!(task.outcome.as_deref(), Some("failed"));
+    assert_eq!(task.reason.as_deref(), Some(failures[0].as_str()));
+}
+
+#[tokio::test]
+async fn data_that_does_not_fit_the_model_is_reported() {
+    #[derive(Debug)]
+    struct Wider;
+    impl SampleSource for Wider {
+        fn describe(&self) -> SourceInfo {
+            SourceInfo {
+                window: vec![CHANNELS, 32],
+                ..Steps.describe()
+            }
+        }
+        fn train(&self) -> Result<Samples, SourceError> {
+            Steps.train()
+        }
+        fn held_out(&self) -> Result<Samples, SourceError> {
+            Steps.held_out()
+        }
+    }
+    let mut bench = Bench::new();
+    bench.config.source = Arc::new(|| Ok(Box::new(Wider)));
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+    let failures = bench.twin.failures();
+    assert!(failures[0].contains("windows of [2, 16]"), "{failures:?}");
+}
+
+#[tokio::test]
+async fn a_round_that_closes_while_training_ends_the_task_without_a_delta() {
+    let bench = Bench::new();
+    let mut offer = bench.offer(1, 1);
+    offer.training.epochs = 1000;
+    bench.twin.open(offer);
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while !matches!(agent.phase(), Phase::Training(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    let closing = async {
+        while bench.twin.reports().len() < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        bench.twin.close();
+    };
+    let (turned, ()) = tokio::join!(agent.turn(&stop), closing);
+    turned.expect("turned");
+    assert!(matches!(agent.phase(), Phase::Idle(_)));
+    let task = &bench.tasks()[0];
+    assert_eq!(task.outcome.as_deref(), Some("dropped"));
+    assert!(bench.twin.begun().is_empty());
+    assert!(bench.twin.failures().is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_connection_in_the_upload_is_gone_on_from() {
+    let bench = Bench::new();
+    bench.twin.lose_upload_after(0);
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+    assert_eq!(bench.twin.accepted().len(), 1);
+    assert_eq!(bench.twin.begun().len(), 2);
+}
+
+#[tokio::test]
+async fn a_delta_lost_from_the_disk_is_reported_not_made_up() {
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while !matches!(agent.phase(), Phase::Uploading(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    let path = crate::dir::NodeDir::at(bench.path()).delta(Lease([1; 16]));
+    let mut bytes = fs::read(&path).expect("there");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    fs::write(&path, bytes).expect("damaged");
+    bench.until_done(&mut agent).await;
+    assert!(bench.twin.failures()[0].contains("damaged on disk"));
+    assert!(bench.twin.accepted().is_empty());
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_enrolled_or_has_another_key_does_not_start() {
+    let bench = Bench::new();
+    let empty = tempfile::tempdir().expect("temp dir");
+    let home = Home::open(empty.path()).expect("opened");
+    let e = Agent::new(home, bench.twin.clone(), bench.config.clone()).err();
+    assert!(matches!(e, Some(AgentError::NotEnrolled(_))));
+
+    fs::remove_file(bench.path().join("node.key")).expect("removed");
+    let home = Home::open(bench.path()).expect("opened");
+    let e = Agent::new(home, bench.twin.clone(), bench.config.clone()).err();
+    assert!(matches!(e, Some(AgentError::OtherKey { .. })));
+}
+
+#[tokio::test]
+async fn a_phase_row_that_was_tampered_with_is_not_believed() {
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    agent.turn(&stop).await.expect("turned");
+    assert!(matches!(agent.phase(), Phase::Preparing(_)));
+    drop(agent);
+    let thief = SigningKey::generate().expect("randomness");
+    let forged = Signed::seal(bench.offer(1, 1), &thief);
+    assert!(
+        forged
+            .signed()
+            .clone()
+            .verify(&TrustedKeys::new([thief.public()]))
+            .is_ok()
+    );
+    let path = crate::dir::NodeDir::at(bench.path()).database();
+    let sql = rusqlite::Connection::open(path).expect("opened");
+    sql.execute(
+        "UPDATE tasks SET offer = ?1",
+        rusqlite::params![forged.signed().to_bytes()],
+    )
+    .expect("changed");
+    drop(sql);
+    let home = Home::open(bench.path()).expect("opened");
+    let e = Agent::new(home, bench.twin.clone(), bench.config.clone()).err();
+    assert!(
+        matches!(e, Some(AgentError::Store(ref s)) if s.to_string().contains("no trusted key"))
+    );
+}

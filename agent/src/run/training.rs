@@ -1,0 +1,180 @@
+//! Training: on a thread of its own, watched from here.
+
+use std::{
+    future::pending,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use lamplight_proto::{
+    delta::DeltaManifest,
+    envelope::Verified,
+    ids::{Lease, RoundId},
+    keys::write_aside,
+    offer::RoundOffer,
+};
+use tokio::{sync::watch, time::MissedTickBehavior};
+
+use super::{Agent, AgentError};
+use crate::{
+    learn::{self, LearnError, Learned, Progress, Settings},
+    link::{Link, Report, ReportEvent},
+    node::Event,
+    stop::Stop,
+};
+
+/// Tells the training thread to stop when whoever watches it is gone.
+struct Halt(Arc<AtomicBool>);
+
+impl Halt {
+    fn now(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Halt {
+    fn drop(&mut self) {
+        self.now();
+    }
+}
+
+impl<L: Link> Agent<L> {
+    /// Fine-tunes and signs. `None` when a stop was wanted: training is saved then.
+    pub(super) async fn training(
+        &mut self,
+        offer: &Verified<RoundOffer>,
+        stop: &Stop,
+    ) -> Result<Option<Event>, AgentError> {
+        // 1. The base was whole when training began; that may have been before a power cut.
+        tokio::select! {
+            biased;
+            () = stop.wanted() => return Ok(None),
+            ended = self.base(offer) => if let Some(event) = ended? {
+                return Ok(Some(event));
+            }
+        }
+
+        // 2. Learn on a thread that may block; its progress and our wishes pass between.
+        let settings = Settings {
+            base: self.dir.model(offer.base_digest),
+            checkpoint: self.dir.checkpoint(offer.lease),
+            checkpoint_every: self.config.checkpoint_every,
+            device: self.config.device,
+            threads: self.config.threads,
+        };
+        let halt = Halt(Arc::default());
+        let (flag, open, lock) = (
+            halt.0.clone(),
+            self.config.source.clone(),
+            self.lock.clone(),
+        );
+        let (tell, progress) = watch::channel(None);
+        let task = offer.get().clone();
+        let mut thread = tokio::task::spawn_blocking(move || {
+            // Held so that nobody else opens the directory while a checkpoint is written.
+            let _lock = lock;
+            let source = open()?;
+            learn::learn(&task, &settings, &*source, &mut |p| {
+                tell.send_replace(Some(p));
+                if flag.load(Ordering::Relaxed) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
+        });
+        let every = self.config.report_every;
+        let unwanted = report(&self.link, offer.round, offer.lease, progress, every);
+        let mut dropped = false;
+        let ended = tokio::select! {
+            biased;
+            ended = &mut thread => ended,
+            () = stop.wanted() => {
+                halt.now();
+                thread.await
+            }
+            () = unwanted => {
+                dropped = true;
+                halt.now();
+                thread.await
+            }
+        };
+
+        // 3. What came of it.
+        let learned = match ended {
+            _ if dropped => {
+                let why = "the round no longer waits for this node".to_owned();
+                return Ok(Some(Event::Unwanted(why)));
+            }
+            Ok(Ok(learned)) => learned,
+            Ok(Err(LearnError::Stopped)) => return Ok(None),
+            Ok(Err(e)) => return Ok(Some(Event::Failed(e.to_string()))),
+            Err(e) => {
+                return Ok(Some(Event::Failed(format!(
+                    "the training thread broke: {e}"
+                ))));
+            }
+        };
+        match self.keep(offer, learned).await? {
+            Ok(manifest) => Ok(Some(Event::Learned(Box::new(manifest)))),
+            Err(reason) => Ok(Some(Event::Failed(reason))),
+        }
+    }
+
+    /// Writes the delta, takes the lease's counter, signs.
+    async fn keep(
+        &mut self,
+        offer: &RoundOffer,
+        learned: Learned,
+    ) -> Result<Result<Verified<DeltaManifest>, String>, AgentError> {
+        let path = self.dir.delta(offer.lease);
+        if let Err(e) = write_aside(&path, &learned.delta, 0o600) {
+            return Ok(Err(format!("{}: {e}", path.display())));
+        }
+        let lease = offer.lease;
+        let counter = self.store.call(move |s| s.counter(lease)).await?;
+        Ok(Ok(learn::manifest(offer, &learned, counter, &self.key)))
+    }
+}
+
+/// Reports progress at a bounded rate; ends when the coordinator no longer wants the task.
+async fn report<L: Link>(
+    link: &L,
+    round: RoundId,
+    lease: Lease,
+    mut progress: watch::Receiver<Option<Progress>>,
+    every: Duration,
+) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if progress.changed().await.is_err() {
+            // The thread has ended; its result is on the way.
+            return pending().await;
+        }
+        let Some(p) = *progress.borrow_and_update() else {
+            continue;
+        };
+        let event = ReportEvent::Progress {
+            phase: "training",
+            step: p.step,
+            steps: p.steps,
+            loss: p.loss,
+        };
+        let report = Report {
+            round,
+            lease,
+            event,
+        };
+        match link.report(report).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(e) => tracing::debug!("the report was lost: {e}"),
+        }
+    }
+}
