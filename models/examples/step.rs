@@ -22,9 +22,7 @@ use lamplight_models::ops::{
     BatchNorm, Conv1d, Conv2d, Cost, GroupNorm, Linear, NormMode, Op, ParamRole,
 };
 use lamplight_models::samples::Samples;
-use lamplight_models::train::{
-    Augment, OptimizerConfig, Schedule, TrainConfig, Trainer, predict,
-};
+use lamplight_models::train::{Augment, OptimizerConfig, Schedule, TrainConfig, Trainer, predict};
 
 fn node(name: &str, op: Op, inputs: &[&str]) -> Node {
     Node {
