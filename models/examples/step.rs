@@ -173,6 +173,36 @@ fn model(graph: Graph, classes: usize) -> Result<Model, Box<dyn Error>> {
     })
 }
 
+/// Seconds of processor time this process has used, where the system tells (Linux): other processes
+/// on the machine slow the clock on the wall, not this one.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold spaces; user and system time are the 12th and 13th field
+    // behind it, in hundredths of a second.
+    let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<f64>().ok();
+    Some((next()? + next()?) / 100.0)
+}
+
+/// Runs `work` (which says how many samples it did) for some seconds; samples per second on the
+/// wall and per second of processor time.
+fn rate(
+    seconds: u64,
+    mut work: impl FnMut() -> Result<usize, Box<dyn Error>>,
+) -> Result<(f64, f64), Box<dyn Error>> {
+    work()?;
+    let (begin, cpu, mut seen) = (Instant::now(), cpu_seconds(), 0);
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        seen += work()?;
+    }
+    let wall = begin.elapsed().as_secs_f64();
+    let cpu = match (cpu, cpu_seconds()) {
+        (Some(before), Some(after)) => after - before,
+        _ => wall,
+    };
+    Ok((seen as f64 / wall, seen as f64 / cpu))
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let threads: usize = args.next().map_or(Ok(1), |a| a.parse())?;
@@ -218,25 +248,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let mut trainer = Trainer::new(model.clone(), config, lane.clone())?;
         let mut go = |_| ControlFlow::Continue(());
-        trainer.epoch(&samples, &mut go)?;
-        let (begin, mut seen) = (Instant::now(), 0);
         let mut loss = 0.0;
-        while begin.elapsed() < Duration::from_secs(seconds) {
+        let (wall, cpu) = rate(seconds, || {
             loss = trainer.epoch(&samples, &mut go)?.loss;
-            seen += n;
-        }
-        let rate = seen as f64 / begin.elapsed().as_secs_f64();
-        let (begin, mut seen) = (Instant::now(), 0);
-        while begin.elapsed() < Duration::from_secs(seconds) {
-            predict(&model, &samples, &*lane)?;
-            seen += n;
-        }
-        let inference = seen as f64 / begin.elapsed().as_secs_f64();
+            Ok(n)
+        })?;
+        let flop = |rate: f64, per: u64| rate * per as f64 / 1e9;
         println!(
-            "{name:9} {threads} thread(s): train {rate:8.0} samples/s ({:5.1} GFLOP/s, peak activations {:.1} MiB, loss {loss:.3}), infer {inference:8.0} samples/s ({:5.1} GFLOP/s)",
-            rate * cost.step_flop() as f64 / 1e9,
-            trainer.peak_activation_bytes() as f64 / (1 << 20) as f64,
-            inference * cost.forward_flop as f64 / 1e9,
+            "{name:9} train, {threads} thread(s): {wall:6.0} samples/s, {cpu:6.0} per CPU second ({:5.1} GFLOP/s); peak activations {:.1} MiB; loss {loss:.3}",
+            flop(cpu, cost.step_flop()),
+            trainer.peak_activation_bytes() as f64 / f64::from(1 << 20),
+        );
+        let (wall, cpu) = rate(seconds, || {
+            predict(&model, &samples, &*lane)?;
+            Ok(n)
+        })?;
+        println!(
+            "{name:9} infer, {threads} thread(s): {wall:6.0} samples/s, {cpu:6.0} per CPU second ({:5.1} GFLOP/s)",
+            flop(cpu, cost.forward_flop),
         );
     }
     Ok(())

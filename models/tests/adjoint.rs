@@ -219,6 +219,12 @@ fn check_with(op: Op, shapes: &[Vec<usize>], mode: NormMode, ways: &[Conv]) {
     for &conv in ways {
         let y = apply(op, &tensors(&xs), &tensors(&ps), mode, conv).expect("oracle");
         assert_close(&format!("{op:?} output"), &output, &channels_last(&y), 2e-5);
+        if conv == Conv::Own && matches!(op, Op::Conv1d(_)) {
+            // candle 0.11.1 gets these gradients wrong on the CPU: its `conv_transpose1d` without
+            // padding gives samples after the first other values than the same samples alone, and
+            // its weight gradient differs from finite differences.
+            continue;
+        }
         let grads = y
             .mul(&w)
             .and_then(|l| l.sum_all()?.backward())

@@ -80,7 +80,7 @@ fn residual() -> Graph {
         node("b_join", Op::Add, &["max", "b"]),
         node("mean", mean, &["b_join"]),
         node("flat", Op::Flatten, &["mean"]),
-        node("head", linear(6 * 2 * 1, 3), &["flat"]),
+        node("head", linear(6 * 2, 3), &["flat"]),
     ];
     graph(&[2, 11, 8], nodes, "head")
 }

@@ -199,7 +199,7 @@ fn sgd_follows_the_formula_by_hand() {
     let mut sgd = Optimizer::new(config, &[1]);
     let mut p = [1.0_f32];
     // v = 0.5 + 0.01; v = 0.9 * 0.51 + (0.5 + 0.01 * 0.949); v = 0.9 * 0.96849 - 1 + 0.00852151.
-    for (g, want) in [(0.5, 0.949), (0.5, 0.852_151), (-1.0, 0.864_134_75)] {
+    for (g, want) in [(0.5, 0.949), (0.5, 0.852_151), (-1.0, 0.864_134_7)] {
         sgd.begin_step();
         sgd.update(0, ParamRole::Weight, &mut p, &[g], 1.0);
         nearly(p[0], want);

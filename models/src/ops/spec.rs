@@ -370,7 +370,8 @@ impl Op {
             Self::BatchNorm(n) => {
                 let x = one(inputs)?;
                 channels(x, n.channels)?;
-                if n.channels == 0 || !(n.eps > 0.0) || !(0.0..=1.0).contains(&n.momentum) {
+                let positive = n.eps > 0.0;
+                if n.channels == 0 || !positive || !(0.0..=1.0).contains(&n.momentum) {
                     return attribute(
                         "batch norm wants channels >= 1, eps > 0 and momentum in 0..=1",
                     );
@@ -380,7 +381,8 @@ impl Op {
             Self::GroupNorm(n) => {
                 let x = one(inputs)?;
                 channels(x, n.channels)?;
-                if n.groups == 0 || !n.channels.is_multiple_of(n.groups) || !(n.eps > 0.0) {
+                let positive = n.eps > 0.0;
+                if n.groups == 0 || !n.channels.is_multiple_of(n.groups) || !positive {
                     return attribute(format!(
                         "{} channels do not divide into {} groups, or eps is not positive",
                         n.channels, n.groups

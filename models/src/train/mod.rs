@@ -90,19 +90,19 @@ pub struct TrainConfig {
 pub enum TrainError {
     /// The graph is invalid.
     #[error(transparent)]
-    Graph(#[from] GraphError),
+    Graph(Box<GraphError>),
     /// Parameters do not belong to the graph.
     #[error(transparent)]
-    Param(#[from] ParamError),
+    Param(Box<ParamError>),
     /// An operator failed.
     #[error(transparent)]
-    Execute(#[from] ExecuteError),
+    Execute(Box<ExecuteError>),
     /// The loss could not be computed.
     #[error(transparent)]
-    Loss(#[from] OpError),
+    Loss(Box<OpError>),
     /// Saved training does not fit.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Checkpoint(Box<CheckpointError>),
     /// A setting is out of range.
     #[error("training settings: {0}")]
     Config(String),
@@ -189,6 +189,25 @@ pub enum TrainError {
         what: String,
     },
 }
+
+/// Errors of the rooms below travel boxed, so that a `Result` stays small.
+macro_rules! boxed {
+    ($($variant:ident($error:ty)),*) => {$(
+        impl From<$error> for TrainError {
+            fn from(e: $error) -> Self {
+                Self::$variant(Box::new(e))
+            }
+        }
+    )*};
+}
+
+boxed!(
+    Graph(GraphError),
+    Param(ParamError),
+    Execute(ExecuteError),
+    Loss(OpError),
+    Checkpoint(CheckpointError)
+);
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -3,9 +3,8 @@
 //!
 //! candle's own convolutions are used where they know the setting (one stride, padding and dilation
 //! for both axes). Its autograd refuses pooling whose kernel differs from the stride, and knows no
-//! pooling with padding and no unequal axes, and its input gradient of a 1-D convolution without
-//! padding and dilation is wrong for batches above 1; for those, windows are gathered with
-//! `index_select`, which it can differentiate.
+//! pooling with padding and no unequal axes, and 0.11.1 gets gradients of 1-D convolutions wrong for
+//! batches above 1; for those, windows are gathered with `index_select`, which it can differentiate.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -179,10 +178,7 @@ pub(crate) fn apply(
     };
     match op {
         Op::Conv1d(c) => {
-            // candle 0.11.1 differentiates these through a transposed convolution whose shortcut
-            // reads the wrong kernel for every sample but the first.
-            let wrong = c.padding == 0 && c.dilation == 1;
-            let y = if conv == Conv::Own && !wrong {
+            let y = if conv == Conv::Own {
                 x.conv1d(&params[0], c.padding, c.stride, c.dilation, c.groups)?
             } else {
                 let s = flat(c.kernel, c.stride, c.padding, c.dilation);
