@@ -8,6 +8,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub(crate) mod runs;
+
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use lamplight_models::graph::{Checked, Graph, Node, Source};
 use lamplight_models::ops::{NormMode, Op};
