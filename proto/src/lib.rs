@@ -1,1 +1,59 @@
-//! Placeholder crate root.
+//! The contract between nodes, coordinator and operators.
+//!
+//! ```text
+//!   network ──> wire::X ──TryFrom──> domain type ──> rooms of agent and coordinator
+//!   network ──> Envelope ──verify──> Verified<T>     only this goes further
+//! ```
+//!
+//! Reading order: [`wire`] (generated), [`ids`] (names that must not be mixed), [`envelope`] (what is
+//! signed is bytes), [`offer`], [`delta`], [`release`] (the signed payloads), [`refusal`] (why a call
+//! is refused), [`version`] (who may speak), [`keys`], [`token`], [`tls`], [`chunk`].
+//!
+//! Invariants: nothing here trusts a length, a name or a signature it has not checked; no other crate
+//! of the workspace decodes a signed payload or checks a signature itself.
+
+pub mod chunk;
+pub mod delta;
+pub mod envelope;
+pub mod ids;
+pub mod keys;
+pub mod offer;
+pub mod refusal;
+pub mod release;
+pub mod tls;
+pub mod token;
+pub mod version;
+
+/// Messages and services generated from `proto/lamplight/v1`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated code; its documentation is the .proto files"
+)]
+pub mod wire {
+    tonic::include_proto!("lamplight.v1");
+}
+
+/// The compiled protocol, for the reflection service.
+pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lamplight_descriptor.bin"));
+
+/// A message that does not parse into its domain type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} is malformed: {fault}")]
+pub struct Malformed {
+    /// Message or type that was expected.
+    pub message: &'static str,
+    /// The field and what is wrong with it.
+    pub fault: String,
+}
+
+impl Malformed {
+    /// `message` is malformed for this reason.
+    pub fn new(message: &'static str, fault: impl Into<String>) -> Self {
+        Self {
+            message,
+            fault: fault.into(),
+        }
+    }
+}

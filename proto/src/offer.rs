@@ -1,0 +1,334 @@
+//! What a node is asked to do: a round's signed offer.
+
+use std::fmt;
+
+use prost::Message as _;
+use prost::bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Malformed,
+    envelope::Payload,
+    ids::{Deployment, Digest, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis},
+    wire,
+};
+
+/// Largest model file a node agrees to pull.
+pub const MAX_MODEL_BYTES: u64 = 16 << 30;
+
+/// How a delta's tensors are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Codec {
+    /// Every value as F32.
+    F32,
+}
+
+impl Codec {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+
+    pub(crate) fn parse(message: &'static str, text: &str) -> Result<Self, Malformed> {
+        match text {
+            "f32" => Ok(Self::F32),
+            other => Err(Malformed::new(
+                message,
+                format!("codec {:?} is not known here; known: f32", clip(other)),
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Hostile text, short enough to print.
+pub(crate) fn clip(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// The update rule and its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// Stochastic gradient descent.
+    Sgd {
+        /// Step size.
+        learning_rate: f32,
+        /// Share of the last step kept.
+        momentum: f32,
+        /// L2 penalty on weights.
+        weight_decay: f32,
+    },
+    /// Adam with decoupled weight decay.
+    AdamW {
+        /// Step size.
+        learning_rate: f32,
+        /// Decay of the first moment.
+        beta1: f32,
+        /// Decay of the second moment.
+        beta2: f32,
+        /// Added to the denominator.
+        eps: f32,
+        /// Decoupled decay of weights.
+        weight_decay: f32,
+    },
+}
+
+/// How the learning rate moves over a task's steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// It stays.
+    Constant,
+    /// Half a cosine from full to zero.
+    Cosine,
+}
+
+/// What batch norms do while a node trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormMode {
+    /// Normalise by the batch, move the running statistics (which stay on the node).
+    Train,
+    /// Normalise by the running statistics, which stay as they are.
+    Frozen,
+}
+
+/// How to fine-tune.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Passes over the node's samples.
+    pub epochs: u32,
+    /// Samples in a step.
+    pub batch: u32,
+    /// Update rule.
+    pub optimizer: Optimizer,
+    /// Global-norm gradient clipping.
+    pub clip_norm: Option<f32>,
+    /// Learning-rate schedule.
+    pub schedule: Schedule,
+    /// Batch norms.
+    pub norm_mode: NormMode,
+    /// Seed of shuffling and augmentation.
+    pub seed: u64,
+}
+
+/// A signed offer to one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoundOffer {
+    /// The fleet.
+    pub deployment: Deployment,
+    /// The node it is made to.
+    pub node_id: NodeId,
+    /// The round.
+    pub round: RoundId,
+    /// Window of the round; 0 for synchronous rounds.
+    pub window: u32,
+    /// The model to fine-tune.
+    pub model: ModelName,
+    /// The release to start from.
+    pub base_version: ModelVersion,
+    /// SHA-256 of its file.
+    pub base_digest: Digest,
+    /// Bytes of its file.
+    pub base_size: u64,
+    /// Ties the delta to this offer.
+    pub lease: Lease,
+    /// When the offer lapses.
+    pub expires: UnixMillis,
+    /// Largest delta taken.
+    pub max_delta_bytes: u64,
+    /// How to write the delta.
+    pub codec: Codec,
+    /// How to fine-tune.
+    pub training: Training,
+}
+
+fn positive(name: &str, value: f32, max: f32) -> Result<f32, Malformed> {
+    if value > 0.0 && value <= max {
+        Ok(value)
+    } else {
+        Err(Malformed::new(
+            "training",
+            format!("{name} is {value}, must be above 0 and at most {max}"),
+        ))
+    }
+}
+
+fn share(name: &str, value: f32) -> Result<f32, Malformed> {
+    if (0.0..1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Malformed::new(
+            "training",
+            format!("{name} is {value}, must be at least 0 and below 1"),
+        ))
+    }
+}
+
+/// `0` on the wire means none.
+fn optional(name: &str, value: f32) -> Result<Option<f32>, Malformed> {
+    if value == 0.0 {
+        Ok(None)
+    } else {
+        positive(name, value, f32::MAX).map(Some)
+    }
+}
+
+impl TryFrom<wire::Training> for Training {
+    type Error = Malformed;
+    fn try_from(t: wire::Training) -> Result<Self, Malformed> {
+        let bad = |fault: String| Malformed::new("training", fault);
+        if !(1..=1000).contains(&t.epochs) {
+            return Err(bad(format!("epochs is {}, must be 1 to 1000", t.epochs)));
+        }
+        if !(1..=65_536).contains(&t.batch) {
+            return Err(bad(format!("batch is {}, must be 1 to 65536", t.batch)));
+        }
+        use wire::optimizer::Kind;
+        let optimizer = match t.optimizer.and_then(|o| o.kind) {
+            Some(Kind::Sgd(o)) => Optimizer::Sgd {
+                learning_rate: positive("learning_rate", o.learning_rate, 100.0)?,
+                momentum: share("momentum", o.momentum)?,
+                weight_decay: share("weight_decay", o.weight_decay)?,
+            },
+            Some(Kind::Adamw(o)) => Optimizer::AdamW {
+                learning_rate: positive("learning_rate", o.learning_rate, 100.0)?,
+                beta1: share("beta1", o.beta1)?,
+                beta2: share("beta2", o.beta2)?,
+                eps: positive("eps", o.eps, 1.0)?,
+                weight_decay: share("weight_decay", o.weight_decay)?,
+            },
+            None => return Err(bad("optimizer is missing or not known here".into())),
+        };
+        let schedule = match t.schedule() {
+            wire::Schedule::Constant => Schedule::Constant,
+            wire::Schedule::Cosine => Schedule::Cosine,
+            wire::Schedule::Unspecified => {
+                return Err(bad("schedule is missing or not known here".into()));
+            }
+        };
+        let norm_mode = match t.norm_mode() {
+            wire::NormMode::Train => NormMode::Train,
+            wire::NormMode::Frozen => NormMode::Frozen,
+            wire::NormMode::Unspecified => {
+                return Err(bad("norm_mode is missing or not known here".into()));
+            }
+        };
+        Ok(Self {
+            epochs: t.epochs,
+            batch: t.batch,
+            optimizer,
+            clip_norm: optional("clip_norm", t.clip_norm)?,
+            schedule,
+            norm_mode,
+            seed: t.seed,
+        })
+    }
+}
+
+impl From<&Training> for wire::Training {
+    fn from(t: &Training) -> Self {
+        use wire::optimizer::Kind;
+        let kind = match t.optimizer {
+            Optimizer::Sgd {
+                learning_rate,
+                momentum,
+                weight_decay,
+            } => Kind::Sgd(wire::Sgd {
+                learning_rate,
+                momentum,
+                weight_decay,
+            }),
+            Optimizer::AdamW {
+                learning_rate,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+            } => Kind::Adamw(wire::AdamW {
+                learning_rate,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+            }),
+        };
+        Self {
+            epochs: t.epochs,
+            batch: t.batch,
+            optimizer: Some(wire::Optimizer { kind: Some(kind) }),
+            clip_norm: t.clip_norm.unwrap_or(0.0),
+            schedule: match t.schedule {
+                Schedule::Constant => wire::Schedule::Constant,
+                Schedule::Cosine => wire::Schedule::Cosine,
+            } as i32,
+            norm_mode: match t.norm_mode {
+                NormMode::Train => wire::NormMode::Train,
+                NormMode::Frozen => wire::NormMode::Frozen,
+            } as i32,
+            seed: t.seed,
+        }
+    }
+}
+
+impl Payload for RoundOffer {
+    const TYPE: &'static str = "lamplight.round-offer.v1";
+
+    fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let bad = |fault: String| Malformed::new("round offer", fault);
+        let o = wire::RoundOffer::decode(bytes).map_err(|e| bad(e.to_string()))?;
+        if o.base_size == 0 || o.base_size > MAX_MODEL_BYTES {
+            return Err(bad(format!(
+                "base_size is {}, must be 1 to {MAX_MODEL_BYTES}",
+                o.base_size
+            )));
+        }
+        Ok(Self {
+            deployment: o.deployment.parse()?,
+            node_id: o.node_id.parse()?,
+            round: RoundId(o.round),
+            window: o.window,
+            model: o.model.parse()?,
+            base_version: ModelVersion(o.base_version),
+            base_digest: Digest::try_from(&o.base_digest[..])?,
+            base_size: o.base_size,
+            lease: Lease::try_from(&o.lease[..])?,
+            expires: UnixMillis(o.expires_unix_ms),
+            max_delta_bytes: o.max_delta_bytes,
+            codec: Codec::parse("round offer", &o.codec)?,
+            training: o
+                .training
+                .ok_or_else(|| bad("training is missing".into()))?
+                .try_into()?,
+        })
+    }
+
+    fn to_payload(&self) -> Vec<u8> {
+        wire::RoundOffer {
+            deployment: self.deployment.to_string(),
+            node_id: self.node_id.to_string(),
+            round: self.round.0,
+            window: self.window,
+            model: self.model.to_string(),
+            base_version: self.base_version.0,
+            base_digest: self.base_digest.to_bytes(),
+            base_size: self.base_size,
+            lease: Bytes::copy_from_slice(&self.lease.0),
+            expires_unix_ms: self.expires.0,
+            max_delta_bytes: self.max_delta_bytes,
+            codec: self.codec.to_string(),
+            training: Some((&self.training).into()),
+        }
+        .encode_to_vec()
+    }
+}

@@ -1,0 +1,259 @@
+//! Who may speak: a protocol number and a version travel with every call, both ways.
+//!
+//! [`ServerVersions`] wraps the coordinator's services, [`ClientVersions`] every client's channel, so
+//! no single call can forget. Standard services (`/grpc.…`: health, reflection) are exempt: their
+//! callers know nothing of Lamplight.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use crate::refusal::{Reason, Refusal};
+
+/// The protocol spoken by this build.
+pub const PROTOCOL: u32 = 1;
+/// The oldest protocol still understood.
+pub const OLDEST_PROTOCOL: u32 = 1;
+/// This build's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Header with the protocol number.
+pub const PROTOCOL_HEADER: &str = "lamplight-protocol";
+/// Header with the semantic version.
+pub const VERSION_HEADER: &str = "lamplight-version";
+
+fn stamp(headers: &mut HeaderMap, protocol: u32) {
+    headers.insert(PROTOCOL_HEADER, HeaderValue::from(protocol));
+    headers.insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+}
+
+/// The version a peer named, fit for logs and tables.
+#[must_use]
+pub fn peer_version(headers: &HeaderMap) -> String {
+    headers
+        .get(VERSION_HEADER)
+        .and_then(|v| v.to_str().ok())
+        .map_or_else(
+            || "unknown".to_owned(),
+            |v| v.chars().take(32).collect::<String>(),
+        )
+}
+
+fn check(
+    headers: &HeaderMap,
+    peer: &str,
+    remedy_old: &str,
+    remedy_new: &str,
+) -> Result<(), Refusal> {
+    let refuse = |message: String| Err(Refusal::new(Reason::Protocol, message));
+    let Some(value) = headers.get(PROTOCOL_HEADER) else {
+        return refuse(format!(
+            "the {peer} named no protocol (header {PROTOCOL_HEADER}); it is not Lamplight, or a \
+             proxy between strips headers"
+        ));
+    };
+    match value.to_str().ok().and_then(|v| v.parse::<u32>().ok()) {
+        Some(p) if p < OLDEST_PROTOCOL => refuse(format!(
+            "the {peer} (version {}) speaks protocol {p}, too old for {VERSION}, which speaks \
+             {OLDEST_PROTOCOL} to {PROTOCOL}; {remedy_old}",
+            peer_version(headers)
+        )),
+        Some(p) if p > PROTOCOL => refuse(format!(
+            "the {peer} (version {}) speaks protocol {p}, too new for {VERSION}, which speaks \
+             {OLDEST_PROTOCOL} to {PROTOCOL}; {remedy_new}",
+            peer_version(headers)
+        )),
+        Some(_) => Ok(()),
+        None => refuse(format!("the {peer}'s {PROTOCOL_HEADER} is not a number")),
+    }
+}
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+/// Layer for the coordinator: refuses callers whose protocol is not spoken, stamps answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ServerVersions;
+
+impl<S> Layer<S> for ServerVersions {
+    type Service = ServerVersioned<S>;
+    fn layer(&self, inner: S) -> Self::Service {
+        ServerVersioned { inner }
+    }
+}
+
+/// A service behind [`ServerVersions`].
+#[derive(Debug, Clone)]
+pub struct ServerVersioned<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for ServerVersioned<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let standard = request.uri().path().starts_with("/grpc.");
+        let checked = check(
+            request.headers(),
+            "caller",
+            "upgrade the caller",
+            "upgrade the coordinator first",
+        );
+        let answer = match checked {
+            Err(refusal) if !standard => Err(Status::from(refusal).into_http()),
+            _ => Ok(self.inner.call(request)),
+        };
+        Box::pin(async move {
+            let mut response = match answer {
+                Ok(future) => future.await?,
+                Err(refused) => refused,
+            };
+            stamp(response.headers_mut(), PROTOCOL);
+            Ok(response)
+        })
+    }
+}
+
+/// A client's channel that names its protocol and checks the answerer's.
+#[derive(Debug, Clone)]
+pub struct ClientVersions<S> {
+    inner: S,
+    protocol: u32,
+}
+
+impl<S> ClientVersions<S> {
+    /// Wraps a channel.
+    pub fn new(inner: S) -> Self {
+        Self {
+            inner,
+            protocol: PROTOCOL,
+        }
+    }
+
+    /// Wraps a channel that claims another protocol, to test refusals.
+    pub fn claiming(inner: S, protocol: u32) -> Self {
+        Self { inner, protocol }
+    }
+}
+
+impl<S> Service<Request<Body>> for ClientVersions<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        stamp(request.headers_mut(), self.protocol);
+        let future = self.inner.call(request);
+        Box::pin(async move {
+            let response = future.await?;
+            // A refusal of this very kind says more than what could be said here.
+            let refused = Status::from_header_map(response.headers())
+                .is_some_and(|s| s.code() != tonic::Code::Ok);
+            if refused {
+                return Ok(response);
+            }
+            let checked = check(
+                response.headers(),
+                "coordinator",
+                "upgrade the coordinator",
+                "upgrade this program",
+            );
+            Ok(match checked {
+                Ok(()) => response,
+                Err(refusal) => Status::from(refusal).into_http(),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    async fn call(protocol: Option<&str>, path: &str) -> (Option<Refusal>, HeaderMap) {
+        let mut service = ServerVersions.layer(tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(Response::new(Body::default()))
+        }));
+        let mut request = Request::new(Body::default());
+        *request.uri_mut() = path.parse().expect("a path");
+        if let Some(p) = protocol {
+            let p = p.parse().expect("a header");
+            request.headers_mut().insert(PROTOCOL_HEADER, p);
+        }
+        let response = service.call(request).await.expect("infallible");
+        let headers = response.headers().clone();
+        let refusal = Status::from_header_map(&headers)
+            .as_ref()
+            .and_then(Refusal::in_status);
+        (refusal, headers)
+    }
+
+    #[tokio::test]
+    async fn too_old_too_new_and_silent_callers_are_refused_with_a_remedy() {
+        for (protocol, says) in [
+            (Some("0"), "too old"),
+            (Some("99"), "too new"),
+            (Some("x"), "not a number"),
+            (None, "named no protocol"),
+        ] {
+            let (refusal, _) = call(protocol, "/lamplight.v1.Rounds/Poll").await;
+            let refusal = refusal.expect("refused");
+            assert_eq!(refusal.reason, Reason::Protocol);
+            assert!(refusal.message.contains(says), "{refusal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_present_protocol_and_standard_services_pass_and_answers_are_stamped() {
+        for (protocol, path) in [
+            (Some("1"), "/lamplight.v1.Rounds/Poll"),
+            (None, "/grpc.health.v1.Health/Check"),
+        ] {
+            let (refusal, headers) = call(protocol, path).await;
+            assert_eq!(refusal, None);
+            assert_eq!(headers[PROTOCOL_HEADER], "1");
+            assert_eq!(headers[VERSION_HEADER], VERSION);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_refuses_an_answer_that_names_no_protocol() {
+        let mut client = ClientVersions::new(tower::service_fn(|r: Request<Body>| async move {
+            assert_eq!(r.headers()[PROTOCOL_HEADER], "1");
+            Ok::<_, Infallible>(Response::new(Body::default()))
+        }));
+        let response = client
+            .call(Request::new(Body::default()))
+            .await
+            .expect("infallible");
+        let status = Status::from_header_map(response.headers()).expect("a status");
+        let refusal = Refusal::in_status(&status).expect("refused");
+        assert_eq!(refusal.reason, Reason::Protocol);
+    }
+}
