@@ -302,6 +302,12 @@ fn misfits_are_refused_with_both_values() {
         run.epoch(&label, &mut on).expect_err("label").to_string(),
         "sample 4 has label 3, but the model has 3 classes"
     );
+    let mut order = samples(10, 1);
+    order.classes.swap(0, 1);
+    assert!(matches!(
+        evaluate(&m(), &order, &*cpu()),
+        Err(TrainError::Classes { .. })
+    ));
     let mut shape = samples(10, 1);
     shape.shape = vec![16, 6];
     assert!(evaluate(&m(), &shape, &*cpu()).is_err());
