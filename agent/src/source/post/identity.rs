@@ -36,6 +36,8 @@ pub(super) struct Post {
     pub(super) magnetic_noise: f64,
     /// `I + S`: what the mast's steel makes of a field, in street coordinates.
     pub(super) soft_iron: Matrix,
+    /// The Earth's field as this street lies in it, in street coordinates, uT.
+    pub(super) earth_field: Vector,
     /// The resting field at the sensor, in street coordinates, uT.
     pub(super) resting_field: Vector,
     /// Soil damping, 1/m.
@@ -86,7 +88,8 @@ impl Post {
         let second = first * dice.between(p::SECOND_MODE_RATIO);
         let split = 1.0 + dice.between(p::MODE_SPLIT);
         let soft_iron = draw_soft_iron(dice);
-        let resting_field = draw_resting_field(&soft_iron, dice);
+        let earth_field = draw_earth_field(dice);
+        let resting_field = apply(&soft_iron, earth_field).map(|b| b + dice.bell(p::HARD_IRON_UT));
         let near_lane = dice.between(p::NEAR_LANE_M);
         let band_hz = p::ANTI_ALIAS_HZ;
         Self {
@@ -115,6 +118,7 @@ impl Post {
             microphone_db: dice.bell(p::MICROPHONE_OFFSET_DB),
             magnetic_noise: dice.between(p::MAGNETOMETER_NOISE_UT),
             soft_iron,
+            earth_field,
             resting_field,
             soil_per_m: dice.between(p::GROUND_DAMPING_PER_M),
             site_gain: dice.skewed(p::SITE_GAIN),
@@ -170,17 +174,16 @@ fn draw_soft_iron(dice: &mut Dice) -> Matrix {
     [[1.0 + xx, xy, xz], [xy, 1.0 + yy, yz], [xz, yz, 1.0 + zz]]
 }
 
-/// Earth's field as a street of random direction sees it, bent by the mast, plus the mast's own.
-fn draw_resting_field(soft_iron: &Matrix, dice: &mut Dice) -> Vector {
+/// Earth's field in the coordinates of a street of random direction.
+fn draw_earth_field(dice: &mut Dice) -> Vector {
     let street = TAU * dice.unit();
     let dip = p::EARTH_INCLINATION_DEGREES.to_radians();
     let level = p::EARTH_FIELD_UT * dip.cos();
-    let earth = [
+    [
         level * street.cos(),
         level * street.sin(),
         -p::EARTH_FIELD_UT * dip.sin(),
-    ];
-    apply(soft_iron, earth).map(|b| b + dice.bell(p::HARD_IRON_UT))
+    ]
 }
 
 /// The street's own shares: spread, floored, summing to 1.

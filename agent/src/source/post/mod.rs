@@ -78,7 +78,8 @@ impl PostSource {
         Self { posts, spec, keep }
     }
 
-    /// Windows `first..first + count` of each post's record, classes by `order`'s stream.
+    /// Parts of each post's record, post after post. A part is `(order, first, count)`: windows
+    /// `first..first + count`, whose classes the stream of purpose `order` puts in order.
     fn windows(&self, parts: &[(u64, usize, usize)]) -> Samples {
         let mut samples = Samples {
             shape: vec![CHANNELS.len(), parameters::WINDOW],

@@ -98,8 +98,8 @@ pub(super) const HARD_IRON_UT: Bell = Bell::new(0.0, 12.0, -40.0, 40.0);
 pub(super) const SOFT_IRON: Bell = Bell::new(0.0, 0.12, -0.35, 0.35);
 /// Change of the magnetometer's gain per kelvin.
 pub(super) const MAGNETOMETER_GAIN_PER_K: f64 = -3.0e-4;
-/// The board subtracts a baseline (vehicle counters do: Cheung and Varaiya 2007); this is how far
-/// the temperature has moved on since, per hour of warming or cooling at 1 K/h.
+/// The board subtracts a baseline (vehicle counters do: Cheung and Varaiya 2007); this is its age:
+/// what the temperature has changed since is left in the readings.
 pub(super) const BASELINE_LAG_H: f64 = 0.5;
 /// What parked cars leave of the baseline's error, per axis.
 pub(super) const BASELINE_ERROR_UT: f64 = 0.04;

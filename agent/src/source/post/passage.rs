@@ -3,7 +3,7 @@
 use super::dice::{Between, Dice};
 use super::identity::Post;
 use super::parameters as p;
-use super::physics::Vector;
+use super::physics::{Vector, add, unit};
 
 /// Classes by their label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +209,7 @@ fn bicycle(post: &Post, dice: &mut Dice) -> Passer {
     rider.magnets.push(Magnet {
         offset_m: p::BICYCLE_WHEELBASE_M / 2.0,
         height_m: 0.6,
-        moment: random_moment(moment, dice),
+        moment: random_moment(moment, post, dice),
     });
     rider
 }
@@ -233,7 +233,7 @@ fn car(post: &Post, dice: &mut Dice) -> Passer {
         .map(|offset_m| Magnet {
             offset_m,
             height_m: p::CAR_DIPOLE_HEIGHT_M,
-            moment: random_moment(moment, dice),
+            moment: random_moment(moment, post, dice),
         })
         .to_vec();
     car.front_m2 = p::CAR_FRONT_M2;
@@ -262,7 +262,7 @@ fn truck(post: &Post, dice: &mut Dice) -> Passer {
         truck.magnets.push(Magnet {
             offset_m,
             height_m: p::TRUCK_DIPOLE_HEIGHT_M,
-            moment: random_moment(moment, dice),
+            moment: random_moment(moment, post, dice),
         });
     }
     truck.front_m2 = p::TRUCK_FRONT_M2;
@@ -297,7 +297,7 @@ fn train(post: &Post, dice: &mut Dice) -> Passer {
         train.magnets.push(Magnet {
             offset_m: middle_m,
             height_m: p::WAGON_DIPOLE_HEIGHT_M,
-            moment: random_moment(moment, dice),
+            moment: random_moment(moment, post, dice),
         });
     }
     train
@@ -350,19 +350,11 @@ fn road_speed_db(heavy: usize, speed: f64) -> f64 {
     p::SOUND_PER_DECADE_DB[heavy] * (speed * 3.6 / p::ROAD_REFERENCE_KM_PER_H).log10()
 }
 
-/// A moment of this size: half induced (along the dipping Earth field, so mostly downwards), half
-/// remanent in any direction.
-fn random_moment(size: f64, dice: &mut Dice) -> Vector {
-    let remanent = [dice.normal(), dice.normal(), dice.normal()];
-    let norm = remanent.iter().map(|c| c * c).sum::<f64>().sqrt().max(1e-9);
-    let dip = p::EARTH_INCLINATION_DEGREES.to_radians();
-    let heading = std::f64::consts::TAU * dice.unit();
-    let induced = [
-        dip.cos() * heading.cos(),
-        dip.cos() * heading.sin(),
-        -dip.sin(),
-    ];
-    [0, 1, 2].map(|i| size * 0.5 * (remanent[i] / norm + induced[i]))
+/// A moment of this size: its direction half induced (along the Earth's field there, so mostly
+/// downwards), half remanent in any direction.
+fn random_moment(size: f64, post: &Post, dice: &mut Dice) -> Vector {
+    let remanent = unit([0.0; 3].map(|_: f64| dice.normal()));
+    unit(add(remanent, unit(post.earth_field))).map(|part| size * part)
 }
 
 #[cfg(test)]
@@ -392,6 +384,20 @@ mod tests {
                 assert!(!passer.sounds.is_empty() && passer.speed_m_per_s > 0.0);
             }
         }
+    }
+
+    #[test]
+    fn steel_has_the_moment_that_was_drawn() {
+        let moments = many(Kind::Bicycle)
+            .into_iter()
+            .map(|passer| passer.magnets[0].moment);
+        let mut sizes: Vec<f64> = moments.map(|m| m[0].hypot(m[1]).hypot(m[2])).collect();
+        sizes.sort_by(f64::total_cmp);
+        let median = sizes[sizes.len() / 2];
+        assert!(
+            (median / p::BICYCLE_A_M2.median - 1.0).abs() < 0.2,
+            "{median}"
+        );
     }
 
     #[test]

