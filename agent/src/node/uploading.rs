@@ -12,7 +12,8 @@ use super::{Effect, Event, Outcome, Phase, Step, close, fail, refused};
 #[derive(Debug, Clone)]
 pub struct Uploading {
     offer: Verified<RoundOffer>,
-    manifest: Verified<DeltaManifest>,
+    /// Boxed: its table of tensors and digests dwarfs what other phases hold.
+    manifest: Box<Verified<DeltaManifest>>,
 }
 
 /// A signed receipt that is about something else.
@@ -31,7 +32,10 @@ impl Uploading {
     /// Goes on with a signed delta.
     #[must_use]
     pub fn new(offer: Verified<RoundOffer>, manifest: Verified<DeltaManifest>) -> Self {
-        Self { offer, manifest }
+        Self {
+            offer,
+            manifest: Box::new(manifest),
+        }
     }
 
     /// The offer.

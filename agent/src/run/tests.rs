@@ -317,6 +317,7 @@ async fn a_power_cut_at_any_call_still_yields_exactly_one_delta() {
     let want = bench.twin.accepted().remove(0).1;
     drop(agent);
 
+    let mut cuts = 0;
     for cut in 1..=calls {
         for moment in [Moment::Before, Moment::After] {
             let at = format!("{moment:?} call {cut}");
@@ -328,7 +329,7 @@ async fn a_power_cut_at_any_call_still_yields_exactly_one_delta() {
                 let (_stopper, stop) = stop::channel();
                 let done = || !bench.twin.accepted().is_empty();
                 tokio::select! {
-                    () = bench.twin.dark() => {}
+                    () = bench.twin.dark() => cuts += 1,
                     // Reports come as fast as training goes, so a run may have fewer calls.
                     () = async {
                         while !done() || !matches!(agent.phase(), Phase::Idle(_)) {
@@ -358,6 +359,7 @@ async fn a_power_cut_at_any_call_still_yields_exactly_one_delta() {
             assert!(bench.twin.failures().is_empty(), "{at}");
         }
     }
+    assert!(cuts > calls, "only {cuts} cuts in {calls} calls");
 }
 
 #[tokio::test]
