@@ -209,8 +209,12 @@ fn close(offer: &RoundOffer, outcome: Outcome, reason: Option<String>) -> Step {
     (Phase::idle(), vec![close])
 }
 
+/// Characters of a reason kept and sent: enough for any sentence, too few to fill a table.
+const MOST_REASON: usize = 1000;
+
 /// Back to idle, with the task closed as failed and the coordinator to be told.
 fn fail(offer: &RoundOffer, reason: String) -> Step {
+    let reason: String = reason.chars().take(MOST_REASON).collect();
     let (phase, mut effects) = close(offer, Outcome::Failed, Some(reason.clone()));
     effects.push(Effect::Report {
         round: offer.round,

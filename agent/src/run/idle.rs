@@ -22,6 +22,7 @@ impl<L: Link> Agent<L> {
         };
         self.backoff.reset();
         self.heard(polled.now);
+        self.wait = polled.wait;
         let Some(offer) = polled.offer else {
             tokio::time::sleep(jittered(polled.wait)).await;
             return Ok(None);
@@ -40,10 +41,6 @@ impl<L: Link> Agent<L> {
             .store
             .call(move |s| Ok((s.highest(&model)?, s.done_before(lease)?)))
             .await?;
-        if done_before {
-            // The coordinator has yet to notice how it ended.
-            tokio::time::sleep(jittered(polled.wait)).await;
-        }
         let known = Known {
             deployment: self.node.deployment.clone(),
             node_id: self.node.node_id.clone(),

@@ -5,7 +5,7 @@
 //!   loop: phase ──work──> event ──step──> (phase, effects) ──one transaction──> disk ──> phase
 //! ```
 //!
-//! One file per phase: [`idle`], [`preparing`], [`training`], [`uploading`]; each answers the event
+//! One file per phase: `idle`, `preparing`, `training`, `uploading`; each answers the event
 //! that ends it. Apart from training, a stop simply drops the work in hand, for that is what a power
 //! cut does, and every phase survives one; training is asked to save first.
 
@@ -14,6 +14,8 @@ mod preparing;
 mod training;
 mod uploading;
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +37,7 @@ use lamplight_proto::{
 use crate::{
     dir::NodeDir,
     home::Home,
-    link::{Backoff, Link, LinkError, Report, ReportEvent},
+    link::{Backoff, Link, LinkError, Report, ReportEvent, backoff::jittered},
     lock::DirLock,
     node::{Effect, Event, Phase},
     source::{SampleSource, SourceError},
@@ -124,6 +126,8 @@ pub struct Agent<L> {
     backoff: Backoff,
     /// The model file the node runs.
     running: Option<Digest>,
+    /// The wait that came with the last poll.
+    wait: Duration,
     clock_warned: bool,
 }
 
@@ -165,6 +169,7 @@ impl<L: Link> Agent<L> {
             clock: None,
             backoff: Backoff::LINK,
             running,
+            wait: Duration::ZERO,
             clock_warned: false,
         };
         agent.tidy();
@@ -214,10 +219,19 @@ impl<L: Link> Agent<L> {
                 }
             }
         };
-        match event {
-            Some(event) => self.apply(event).await,
-            None => Ok(()),
+        let Some(event) = event else {
+            return Ok(());
+        };
+        let offered = matches!(event, Event::Offered(..));
+        self.apply(event).await?;
+        // An offer that came to nothing is likely to come again: not at once.
+        if offered && matches!(self.phase, Phase::Idle(_)) {
+            tokio::select! {
+                () = stop.wanted() => {}
+                () = tokio::time::sleep(jittered(self.wait)) => {}
+            }
         }
+        Ok(())
     }
 
     async fn interruptible(&mut self) -> Result<Option<Event>, AgentError> {
