@@ -1,6 +1,6 @@
 use std::fs;
 
-use lamplight_proto::{ids::RoundId, keys::SigningKey};
+use lamplight_proto::{envelope::VerifyError, ids::RoundId, keys::SigningKey};
 use proptest::prelude::*;
 
 use super::*;
