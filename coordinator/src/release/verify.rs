@@ -110,7 +110,7 @@ pub fn verify(
         .map_err(|e| VerifyFailure::Build {
             file: check.files.blob(base.digest),
             what: what_base,
-            source: BuildError::Base(e),
+            source: Box::new(BuildError::Base(e)),
         })?;
 
     // 4. Each delta is what its node signed for this round and base, and counts as the rule says.
@@ -130,7 +130,7 @@ pub fn verify(
     .map_err(|source| VerifyFailure::Build {
         file: path.clone(),
         what: what.clone(),
-        source,
+        source: Box::new(source),
     })?;
 
     // 6. The bytes are those of the release, and so is what rounding kept back.
@@ -321,7 +321,7 @@ impl Check {
         let inspected = inspect(file, table).map_err(|source| VerifyFailure::Delta {
             file: path,
             what,
-            source,
+            source: Box::new(source),
         })?;
         let want = clip_factor(inspected.norm_l2, made.clip_norm);
         release_says.equal(format!("clip_factor of {node}"), want, c.clip_factor)

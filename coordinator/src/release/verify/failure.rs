@@ -84,7 +84,7 @@ pub enum VerifyFailure {
         /// Whose delta.
         what: String,
         /// What is wrong with it.
-        source: InspectError,
+        source: Box<InspectError>,
     },
     /// The release cannot be built from what it names.
     #[error("{file} ({what}) cannot be built again: {source}")]
@@ -94,7 +94,7 @@ pub enum VerifyFailure {
         /// The release.
         what: String,
         /// What goes wrong.
-        source: BuildError,
+        source: Box<BuildError>,
     },
     /// Base and deltas give another file.
     #[error("{file} ({what}): base and deltas give {found}, {want} was signed")]
