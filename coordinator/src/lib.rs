@@ -1,1 +1,4 @@
 //! Placeholder crate root.
+
+pub mod aggregate;
+pub mod release;
