@@ -162,6 +162,30 @@ async fn a_power_cut_at_any_call_still_yields_exactly_one_delta() {
 }
 
 #[tokio::test]
+async fn a_power_cut_between_signing_and_writing_the_phase_reuses_the_counter() {
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while !matches!(agent.phase(), Phase::Uploading(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    drop(agent);
+    // The disk as it was just before the phase was written: delta and counter are there.
+    let path = crate::dir::NodeDir::at(bench.path()).database();
+    let sql = rusqlite::Connection::open(path).expect("opened");
+    sql.execute("UPDATE phase SET name = 'training', manifest = NULL", [])
+        .expect("set back");
+    drop(sql);
+    let mut agent = bench.agent().await;
+    assert!(matches!(agent.phase(), Phase::Training(_)));
+    bench.until_done(&mut agent).await;
+    let accepted = bench.twin.accepted();
+    assert_eq!(accepted.len(), 1);
+    assert_eq!(accepted[0].0.counter, 1);
+}
+
+#[tokio::test]
 async fn a_stop_while_training_saves_and_the_next_start_goes_on() {
     let bench = Bench::new();
     let mut offer = bench.offer(1, 1);

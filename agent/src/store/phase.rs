@@ -268,3 +268,26 @@ fn insert_task<'a>(
         .map(drop)
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_has_one_counter_for_ever_and_counters_only_rise() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("agent.db");
+        let mut last = 0;
+        for lease in 0..5_u8 {
+            // Another start of the agent each time.
+            let mut store = Store::open(&path).expect("opened");
+            let counter = store.counter(Lease([lease; 16])).expect("counted");
+            assert!(counter > last);
+            last = counter;
+            for earlier in 0..=lease {
+                let again = store.counter(Lease([earlier; 16])).expect("counted");
+                assert_eq!(again, u64::from(earlier) + 1);
+            }
+        }
+    }
+}
