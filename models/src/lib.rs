@@ -15,7 +15,11 @@
 //!
 //! Invariants: no network, no SQL, no clock, no async here; `unsafe` only in `kernel`.
 
+pub mod container;
+pub mod delta;
 pub mod graph;
 pub mod model;
 pub mod ops;
+pub mod quant;
 pub mod samples;
+pub mod zoo;
