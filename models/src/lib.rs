@@ -18,8 +18,11 @@
 pub mod container;
 pub mod delta;
 pub mod graph;
+pub mod kernel;
+pub mod lane;
 pub mod model;
 pub mod ops;
 pub mod quant;
 pub mod samples;
+pub mod train;
 pub mod zoo;

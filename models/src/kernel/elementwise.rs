@@ -1,0 +1,128 @@
+//! Element by element: sums, scalings, the rectifier, and sums of squares.
+
+use super::simd;
+
+/// `y += x`
+pub fn add_assign(y: &mut [f32], x: &[f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y += x;
+            }
+        },
+    );
+}
+
+/// `out = a + b`
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
+                *o = a + b;
+            }
+        },
+    );
+}
+
+/// `y *= factor`
+pub fn scale(y: &mut [f32], factor: f32) {
+    simd(
+        #[inline(always)]
+        || {
+            for y in y.iter_mut() {
+                *y *= factor;
+            }
+        },
+    );
+}
+
+/// `out = max(x, 0)`; not-a-number stays what it is.
+pub fn relu(x: &[f32], out: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for (o, &x) in out.iter_mut().zip(x) {
+                *o = if x < 0.0 { 0.0 } else { x };
+            }
+        },
+    );
+}
+
+/// `y = max(y, 0)`; not-a-number stays what it is.
+pub fn relu_in_place(y: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for y in y.iter_mut() {
+                *y = if *y < 0.0 { 0.0 } else { *y };
+            }
+        },
+    );
+}
+
+/// Adjoint of [`relu`]: `dx = dy where y > 0, else 0`.
+pub fn relu_adjoint(y: &[f32], dy: &[f32], dx: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for ((d, &y), &g) in dx.iter_mut().zip(y).zip(dy) {
+                *d = if y > 0.0 { g } else { 0.0 };
+            }
+        },
+    );
+}
+
+/// [`relu_adjoint`] over the gradient's own buffer.
+pub fn relu_adjoint_in_place(y: &[f32], g: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for (g, &y) in g.iter_mut().zip(y) {
+                *g = if y > 0.0 { *g } else { 0.0 };
+            }
+        },
+    );
+}
+
+/// `sum(x^2)`, in F64 and in a fixed order.
+#[must_use]
+pub fn sum_of_squares(x: &[f32]) -> f64 {
+    simd(
+        #[inline(always)]
+        || {
+            // Sixteen partial sums keep the additions independent of each other.
+            let mut partial = [0.0_f64; 16];
+            let (blocks, rest) = x.as_chunks::<16>();
+            for block in blocks {
+                for (p, &x) in partial.iter_mut().zip(block) {
+                    *p += f64::from(x) * f64::from(x);
+                }
+            }
+            for (p, &x) in partial.iter_mut().zip(rest) {
+                *p += f64::from(x) * f64::from(x);
+            }
+            partial.iter().sum()
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rectifier_keeps_not_a_number_visible() {
+        let mut y = [0.0; 3];
+        relu(&[-1.0, 2.0, f32::NAN], &mut y);
+        assert_eq!(y[..2], [0.0, 2.0]);
+        assert!(y[2].is_nan());
+    }
+
+    #[test]
+    fn squares_are_summed_over_blocks_and_rest() {
+        let x: Vec<f32> = (1_u16..=37).map(f32::from).collect();
+        assert_eq!(sum_of_squares(&x), 17_575.0);
+    }
+}

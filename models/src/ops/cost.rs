@@ -1,0 +1,164 @@
+//! What an operator costs per sample, from shapes alone.
+
+use std::ops::Add;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Op, ParamRole, ShapeError};
+use crate::graph::Shape;
+
+/// Work and traffic of one operator for **one sample**.
+///
+/// A multiplication and an addition count as one operation each, so a convolution takes
+/// `2 Cout Ho Wo (Cin / g) Kh Kw`. Bytes count each value moved once, in F32; weights are moved once
+/// per batch and stand apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// Operations of the forward.
+    pub forward_flop: u64,
+    /// Operations of the input gradients.
+    pub input_adjoint_flop: u64,
+    /// Operations of the parameter gradients.
+    pub param_adjoint_flop: u64,
+    /// Bytes of activations the forward reads.
+    pub bytes_read: u64,
+    /// Bytes of activations the forward writes.
+    pub bytes_written: u64,
+    /// Bytes of parameters the forward reads (statistics included).
+    pub bytes_weights: u64,
+}
+
+impl Cost {
+    /// Operations of a full training step: forward and both gradients.
+    #[must_use]
+    pub fn step_flop(&self) -> u64 {
+        self.forward_flop + self.input_adjoint_flop + self.param_adjoint_flop
+    }
+}
+
+impl Add for Cost {
+    type Output = Self;
+
+    fn add(self, b: Self) -> Self {
+        Self {
+            forward_flop: self.forward_flop.saturating_add(b.forward_flop),
+            input_adjoint_flop: self.input_adjoint_flop.saturating_add(b.input_adjoint_flop),
+            param_adjoint_flop: self.param_adjoint_flop.saturating_add(b.param_adjoint_flop),
+            bytes_read: self.bytes_read.saturating_add(b.bytes_read),
+            bytes_written: self.bytes_written.saturating_add(b.bytes_written),
+            bytes_weights: self.bytes_weights.saturating_add(b.bytes_weights),
+        }
+    }
+}
+
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), Add::add)
+    }
+}
+
+/// Product that stays at the largest number rather than wrap: shapes may come from a file.
+fn product(factors: &[usize]) -> u64 {
+    factors
+        .iter()
+        .fold(1_u64, |n, &f| n.saturating_mul(f as u64))
+}
+
+impl Op {
+    /// Cost for one sample with inputs of these shapes.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the operator does not take them.
+    pub fn cost(&self, inputs: &[&Shape]) -> Result<Cost, ShapeError> {
+        let output = self.output_shape(inputs)?;
+        let out = product(&output);
+        let read = inputs
+            .iter()
+            .fold(0_u64, |n, s| n.saturating_add(product(s)));
+        let params = self.params();
+        let weights = params
+            .iter()
+            .fold(0_u64, |n, p| n.saturating_add(product(&p.shape)));
+        let has_bias = params.iter().any(|p| p.role == ParamRole::Bias);
+        let bias = if has_bias { out } else { 0 };
+
+        // Operations per pass: forward, input gradients, parameter gradients.
+        let (forward, input, param) = match self {
+            Self::Conv1d(_) | Self::Conv2d(_) | Self::Linear(_) => {
+                // Each output value is one dot product with its filter: all but the first
+                // dimension of the weight.
+                let filter = product(&params[0].shape[1..]);
+                let products = out.saturating_mul(filter).saturating_mul(2);
+                let with_bias = products.saturating_add(bias);
+                (with_bias, products, with_bias)
+            }
+            // Mean 1, squares 3, map 4; adjoint: sums 4 (shared, counted with the parameters), map 5.
+            Self::BatchNorm(_) | Self::GroupNorm(_) => (
+                out.saturating_mul(8),
+                out.saturating_mul(5),
+                out.saturating_mul(4),
+            ),
+            Self::Relu => (out, out, 0),
+            Self::MaxPool1d(p) | Self::AvgPool1d(p) => pooling(self, out, &[p.kernel]),
+            Self::MaxPool2d(p) | Self::AvgPool2d(p) => pooling(self, out, &p.kernel),
+            Self::GlobalAvgPool => (read, read, 0),
+            Self::Add => (out, 0, 0),
+            Self::Flatten => (0, 0, 0),
+        };
+        Ok(Cost {
+            forward_flop: forward,
+            input_adjoint_flop: input,
+            param_adjoint_flop: param,
+            bytes_read: read.saturating_mul(4),
+            bytes_written: out.saturating_mul(4),
+            bytes_weights: weights.saturating_mul(4),
+        })
+    }
+}
+
+/// A window costs its taps; the adjoint of a maximum touches one value, of a mean all of them.
+fn pooling(op: &Op, out: u64, kernel: &[usize]) -> (u64, u64, u64) {
+    let forward = out.saturating_mul(product(kernel));
+    match op {
+        Op::MaxPool1d(_) | Op::MaxPool2d(_) => (forward, out, 0),
+        _ => (forward, forward, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Conv2d, Linear};
+
+    #[test]
+    fn a_grouped_convolution_follows_the_formula() {
+        let conv = Op::Conv2d(Conv2d {
+            in_channels: 8,
+            out_channels: 12,
+            kernel: [3, 5],
+            stride: [2, 1],
+            padding: [1, 2],
+            dilation: [1, 1],
+            groups: 4,
+            bias: false,
+        });
+        let cost = conv.cost(&[&vec![8, 16, 10]]).expect("cost");
+        let flop = 2 * 12 * 8 * 10 * (8 / 4) * 3 * 5;
+        assert_eq!(cost.forward_flop, flop);
+        assert_eq!(cost.step_flop(), 3 * flop);
+        assert_eq!(cost.bytes_read, 4 * 8 * 16 * 10);
+        assert_eq!(cost.bytes_written, 4 * 12 * 8 * 10);
+        assert_eq!(cost.bytes_weights, 4 * 12 * 2 * 15);
+    }
+
+    #[test]
+    fn absurd_sizes_saturate() {
+        let linear = Op::Linear(Linear {
+            in_features: usize::MAX,
+            out_features: usize::MAX,
+            bias: true,
+        });
+        let cost = linear.cost(&[&vec![usize::MAX]]).expect("cost");
+        assert_eq!(cost.forward_flop, u64::MAX);
+    }
+}
