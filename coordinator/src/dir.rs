@@ -1,110 +1,90 @@
 //! Where everything lies: the coordinator's state directory.
+//!
+//! Files that prove a release are named by [`StateFiles`]; the rest here.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use lamplight_proto::ids::{Label, ModelName, ModelVersion, NodeId, RoundId};
+use lamplight_proto::ids::Label;
+
+use crate::release::StateFiles;
 
 /// The state directory. Names of files are told here and nowhere else.
 #[derive(Debug, Clone)]
-pub struct StateDir(PathBuf);
+pub struct StateDir(StateFiles);
 
 impl StateDir {
     /// The directory at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        Self(StateFiles::new(path))
     }
 
     /// The directory itself.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.root()
     }
 
     /// SQLite database.
     #[must_use]
     pub fn database(&self) -> PathBuf {
-        self.0.join("coordinator.db")
+        self.path().join("coordinator.db")
     }
 
     /// The authority's certificate.
     #[must_use]
     pub fn authority_certificate(&self) -> PathBuf {
-        self.0.join("ca.crt")
+        self.path().join("ca.crt")
     }
 
     /// The authority's private key, mode 0600.
     #[must_use]
     pub fn authority_key(&self) -> PathBuf {
-        self.0.join("ca.key")
+        self.path().join("ca.key")
     }
 
     /// The server's certificate.
     #[must_use]
     pub fn server_certificate(&self) -> PathBuf {
-        self.0.join("tls.crt")
+        self.path().join("tls.crt")
     }
 
     /// The server's private key, mode 0600.
     #[must_use]
     pub fn server_key(&self) -> PathBuf {
-        self.0.join("tls.key")
+        self.path().join("tls.key")
     }
 
     /// Ed25519 key that signs offers, receipts and releases, PKCS#8, mode 0600.
     #[must_use]
     pub fn release_key(&self) -> PathBuf {
-        self.0.join("release.key")
-    }
-
-    /// Its public half, one line of hexadecimal.
-    #[must_use]
-    pub fn release_public(&self) -> PathBuf {
-        self.0.join("release.pub")
+        self.path().join("release.key")
     }
 
     /// Content-addressed files.
     #[must_use]
     pub fn blobs(&self) -> PathBuf {
-        self.0.join("blobs")
+        self.path().join("blobs")
     }
 
-    /// Signed envelope of a release.
+    /// Manifests, node keys and blobs, as whoever verifies a release finds them.
     #[must_use]
-    pub fn release_manifest(&self, model: &ModelName, version: ModelVersion) -> PathBuf {
-        self.0
-            .join("releases")
-            .join(model.as_str())
-            .join(format!("{version}.manifest"))
-    }
-
-    /// Signed envelope of an accepted delta, as received.
-    #[must_use]
-    pub fn delta_manifest(&self, round: RoundId, node: &NodeId) -> PathBuf {
-        self.0
-            .join("deltas")
-            .join(round.to_string())
-            .join(format!("{node}.manifest"))
-    }
-
-    /// A node's public signing key, hexadecimal.
-    #[must_use]
-    pub fn node_key(&self, node: &NodeId) -> PathBuf {
-        self.0.join("nodes").join(format!("{node}.pub"))
+    pub fn files(&self) -> &StateFiles {
+        &self.0
     }
 
     /// An operator's identity.
     #[must_use]
     pub fn operator(&self, name: &Label) -> PathBuf {
-        self.0.join("operators").join(name.as_str())
+        self.path().join("operators").join(name.as_str())
     }
 
     /// `host:port` that is listened on, written when the server is ready.
     #[must_use]
     pub fn address(&self) -> PathBuf {
-        self.0.join("address")
+        self.path().join("address")
     }
 }
 

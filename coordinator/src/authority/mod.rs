@@ -174,7 +174,10 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`], e.g. for a host that is no DNS name.
     pub fn server(&self, hosts: &[String]) -> Result<Issued, AuthorityError> {
-        let mut params = named(format!("{} coordinator", self.deployment), CERTIFICATE_VALID)?;
+        let mut params = named(
+            format!("{} coordinator", self.deployment),
+            CERTIFICATE_VALID,
+        )?;
         params.subject_alt_names = CertificateParams::new(hosts.to_vec())?.subject_alt_names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -250,7 +253,10 @@ mod tests {
         let request = Request::read(&csr(&rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
         let id = NodeId::of_key(b"key");
         let der = ca.node(&request, &id).unwrap();
-        assert_eq!(Peer::of_certificate(&der, ca.deployment()), Ok(Peer::Node(id)));
+        assert_eq!(
+            Peer::of_certificate(&der, ca.deployment()),
+            Ok(Peer::Node(id))
+        );
     }
 
     #[test]
@@ -271,7 +277,9 @@ mod tests {
     #[test]
     fn the_servers_certificate_is_no_peer() {
         let ca = authority();
-        let issued = ca.server(&["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let issued = ca
+            .server(&["localhost".into(), "127.0.0.1".into()])
+            .unwrap();
         assert_eq!(
             Peer::of_certificate(&issued.certificate, ca.deployment()),
             Err(PeerError::NoRole)

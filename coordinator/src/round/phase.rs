@@ -216,6 +216,12 @@ impl Collecting {
             && !self.failed.contains(node)
     }
 
+    /// When waiting ends.
+    #[must_use]
+    pub fn deadline(&self) -> UnixMillis {
+        self.terms.deadline
+    }
+
     fn close(self, why: &str) -> (Phase, Vec<Effect>) {
         let Self {
             terms,

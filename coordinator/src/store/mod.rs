@@ -322,11 +322,24 @@ mod tests {
         let path = dir.path().join("c.db");
         let store = Store::create(&path, &name(), UnixMillis(1)).unwrap();
         store
-            .read(|c| c.pragma_update(None, "user_version", 7).map_err(StoreError::from))
+            .read(|c| {
+                c.pragma_update(None, "user_version", 7)
+                    .map_err(StoreError::from)
+            })
             .unwrap();
         drop(store);
         let e = Store::open(&path).err().expect("refused");
-        assert!(matches!(e, StoreError::Newer { found: 7, known: 1, .. }), "{e}");
+        assert!(
+            matches!(
+                e,
+                StoreError::Newer {
+                    found: 7,
+                    known: 1,
+                    ..
+                }
+            ),
+            "{e}"
+        );
         assert!(e.to_string().contains("version 7"), "{e}");
         assert!(e.to_string().contains("up to 1"), "{e}");
     }

@@ -197,10 +197,14 @@ pub fn find(
     round: RoundId,
     node: &NodeId,
 ) -> Result<Option<Participant>, StoreError> {
+    // A number above what SQLite holds is a round that does not exist.
+    let Ok(round) = i64::try_from(round.0) else {
+        return Ok(None);
+    };
     first(
         c,
         &format!("{SELECT} WHERE p.round = ?1 AND p.node = ?2"),
-        params![signed("participants.round", round.0)?, node.as_str()],
+        params![round, node.as_str()],
         read,
     )
 }

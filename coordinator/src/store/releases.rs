@@ -156,9 +156,7 @@ pub fn insert(tx: &Transaction<'_>, release: &Release) -> Result<(), StoreError>
 pub fn newest(c: &Connection, model: &ModelName) -> Result<Option<Release>, StoreError> {
     first(
         c,
-        &format!(
-            "SELECT {COLUMNS} FROM releases WHERE model = ?1 ORDER BY version DESC LIMIT 1"
-        ),
+        &format!("SELECT {COLUMNS} FROM releases WHERE model = ?1 ORDER BY version DESC LIMIT 1"),
         [model.as_str()],
         read,
     )
@@ -223,8 +221,10 @@ pub fn list(c: &Connection, model: &ModelName) -> Result<Vec<Release>, StoreErro
 /// # Errors
 /// [`StoreError`].
 pub fn is_model_file(c: &Connection, digest: Digest) -> Result<bool, StoreError> {
-    Ok(c.prepare_cached("SELECT EXISTS (SELECT 1 FROM releases WHERE digest = ?1)")?
-        .query_row([digest.as_bytes()], |r| r.get(0))?)
+    Ok(
+        c.prepare_cached("SELECT EXISTS (SELECT 1 FROM releases WHERE digest = ?1)")?
+            .query_row([digest.as_bytes()], |r| r.get(0))?,
+    )
 }
 
 /// Whether a release names a blob: its model file, its carry, one of its deltas, or the samples it

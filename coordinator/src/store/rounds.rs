@@ -132,7 +132,12 @@ pub fn list(c: &Connection, task: Option<TaskId>) -> Result<Vec<Round>, StoreErr
             let Ok(id) = i64::try_from(id) else {
                 return Ok(Vec::new());
             };
-            all(c, &format!("{SELECT} WHERE r.task = ?1 ORDER BY r.id"), [id], read)
+            all(
+                c,
+                &format!("{SELECT} WHERE r.task = ?1 ORDER BY r.id"),
+                [id],
+                read,
+            )
         }
     }
 }

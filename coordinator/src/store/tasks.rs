@@ -134,9 +134,7 @@ pub fn find(c: &Connection, id: TaskId) -> Result<Option<Task>, StoreError> {
                 target: r.get(2)?,
                 minimum: r.get(3)?,
                 deadline_seconds: r.get(4)?,
-                cohort: cohort
-                    .map(|t| from_json("tasks.cohort", &t))
-                    .transpose()?,
+                cohort: cohort.map(|t| from_json("tasks.cohort", &t)).transpose()?,
                 training: wire::Training::decode(training.as_slice())
                     .map_err(|e| damaged(e.to_string()))?
                     .try_into()
