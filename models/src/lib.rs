@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`graph`] (the data), [`ops`] (what a node does), [`model`] (graph + parameters +
 //! what goes in and comes out), [`samples`] (labelled windows), [`train`] (a step on one screen),
-//! [`quant`] (GGUF), [`delta`] (what leaves a node), [`zoo`].
+//! [`quant`] (GGUF), [`delta`] (what leaves a node), [`container`] (their file form), [`zoo`].
 //!
 //! Invariants: no network, no SQL, no clock, no async here; `unsafe` only in `kernel`.
 

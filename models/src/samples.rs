@@ -8,9 +8,11 @@ use crate::container::HeaderError;
 use crate::graph::{MAX_VALUES, Shape};
 use crate::model::{ModelError, check_names};
 
-/// Least standard deviation reported for a channel, as a share of its mean's magnitude (and at
-/// least 1e-6 in the channel's unit): a channel that never changes must not be divided by zero.
-const STD_FLOOR: f64 = 1e-6;
+/// Share of a channel's mean below which its standard deviation is rounding noise of F32 values.
+const NOISE: f64 = 1e-6;
+
+/// Standard deviations below it cannot be told from zero, whatever the unit.
+const LEAST_STD: f64 = 1e-30;
 
 /// What is wrong with samples.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -222,8 +224,8 @@ impl Samples {
     /// Mean and standard deviation of each channel over all samples and positions, in the channel's
     /// unit: what a model's description calls `input_mean` and `input_std`.
     ///
-    /// Two passes in f64, divided by the number of values. A channel that hardly changes gets a
-    /// small standard deviation above zero.
+    /// Two passes in f64, divided by the number of values. A channel that never changes gets a
+    /// standard deviation of 1: another node's may change, and must not be blown up.
     ///
     /// # Errors
     /// [`SamplesError`] when the samples are invalid or there are none.
@@ -250,8 +252,9 @@ impl Samples {
         let mut variances = vec![0.0; channels];
         each(&mut variances, &|c, v| (v - means[c]).powi(2));
         let stds = variances.iter().zip(&means).map(|(v, mean)| {
-            let floor = STD_FLOOR * mean.abs().max(1.0);
-            (v / count).sqrt().max(floor) as f32
+            let std = (v / count).sqrt();
+            let constant = std < LEAST_STD.max(NOISE * mean.abs());
+            if constant { 1.0 } else { std as f32 }
         });
         let stds = stds.collect();
         Ok((means.into_iter().map(|m| m as f32).collect(), stds))
@@ -314,11 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn statistics_are_per_channel_and_a_constant_channel_can_be_divided_by() {
+    fn statistics_are_per_channel_and_a_constant_channel_gets_a_deviation_of_one() {
         let (mean, std) = samples().channel_statistics().unwrap();
         assert_eq!(mean, [4.0, 10.0]);
         assert!((std[0] - 5_f32.sqrt()).abs() < 1e-6);
-        assert!(std[1] > 0.0 && std[1] < 1e-4);
+        assert_eq!(std[1], 1.0);
         assert_eq!(
             Samples {
                 shape: vec![2, 2],
@@ -341,6 +344,22 @@ mod tests {
         let (mean, std) = s.channel_statistics().unwrap();
         assert_eq!(mean, [100_000.5]);
         assert!((std[0] - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn statistics_of_small_units_are_kept() {
+        // Half a microtesla around the earth's field, in tesla.
+        let x: Vec<f32> = (0..100)
+            .map(|i| 5e-5 + 5e-7 * (i % 2 * 2 - 1) as f32)
+            .collect();
+        let s = Samples {
+            shape: vec![1, 100],
+            y: vec![0],
+            x,
+            classes: vec!["a".into()],
+        };
+        let (_, std) = s.channel_statistics().unwrap();
+        assert!((std[0] / 5e-7 - 1.0).abs() < 1e-3, "{}", std[0]);
     }
 
     #[test]
@@ -395,7 +414,7 @@ mod tests {
             "sample 0 has label 3, there are 3 classes"
         );
         assert_eq!(
-            spoiled(|s| drop(s.x.pop())),
+            spoiled(|s| s.x.truncate(7)),
             "2 labels of samples of shape [2, 2] need 8 values, got 7"
         );
         assert_eq!(

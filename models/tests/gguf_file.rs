@@ -25,7 +25,12 @@ fn info(architecture: &str, channels: usize, classes: usize) -> ModelInfo {
 fn tcn_model(seed: u64, norm: Norm) -> Model {
     let mut config = TcnConfig::new(6, 128, 6);
     config.norm = norm;
-    Model::init(tcn(&config).unwrap(), info("tcn", 6, 6), seed).unwrap()
+    Model::init(
+        tcn(&config).expect("a valid configuration"),
+        info("tcn", 6, 6),
+        seed,
+    )
+    .expect("a valid model")
 }
 
 /// A file of a few kilobytes, so that tests may touch each of its bytes.
@@ -38,12 +43,17 @@ fn small_file() -> Vec<u8> {
         norm: Norm::Batch,
         ..TcnConfig::new(2, 8, 2)
     };
-    let model = Model::init(tcn(&config).unwrap(), info("tcn", 2, 2), 1).unwrap();
-    gguf::write(&model).unwrap()
+    let model = Model::init(
+        tcn(&config).expect("a valid configuration"),
+        info("tcn", 2, 2),
+        1,
+    )
+    .expect("a valid model");
+    gguf::write(&model).expect("a valid model")
 }
 
 fn bits(model: &Model, name: &str) -> Vec<u32> {
-    let values = values(name, &model.params[name]).unwrap();
+    let values = values(name, &model.params[name]).expect("F32 values");
     values.into_iter().map(f32::to_bits).collect()
 }
 
@@ -178,7 +188,10 @@ proptest! {
 /// The same file with one piece replaced by another of the same length.
 fn replaced(file: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
-    let at = file.windows(from.len()).position(|w| w == from).unwrap();
+    let at = file
+        .windows(from.len())
+        .position(|w| w == from)
+        .expect("the file holds it");
     let mut file = file.to_vec();
     file[at..at + to.len()].copy_from_slice(to);
     file

@@ -129,12 +129,14 @@ impl FixedSum {
         places: Range<usize>,
         total_weight: NonZeroU64,
     ) -> impl ExactSizeIterator<Item = f64> + '_ {
-        // Sum and divisor become `f64` by one correct rounding each, and the division is one more:
-        // the same on every machine. The last factor is a power of two and rounds nothing.
-        let weight = total_weight.get() as f64;
-        self.units[places]
-            .iter()
-            .map(move |&sum| sum as f64 / weight / UNITS)
+        // Whole units are divided as integers and only what is left over as `f64`, so that one
+        // delta alone comes back as it went in. Every step is one correct rounding of its own: the
+        // same on every machine. The last factor is a power of two and rounds nothing.
+        let weight = total_weight.get();
+        self.units[places].iter().map(move |&sum| {
+            let (whole, rest) = (sum / i128::from(weight), sum % i128::from(weight));
+            (whole as f64 + rest as f64 / weight as f64) / UNITS
+        })
     }
 }
 

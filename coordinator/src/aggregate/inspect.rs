@@ -53,6 +53,7 @@ impl InspectError {
                 | DeltaError::Type { .. }
                 | DeltaError::Version { .. }
                 | DeltaError::Codec { .. }
+                | DeltaError::MissingMetadata(_)
                 | DeltaError::Model(_) => Reason::Malformed,
                 DeltaError::Io { .. } => return None,
             },

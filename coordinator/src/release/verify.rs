@@ -1,5 +1,9 @@
 //! Does a release follow from its base and its deltas? Answered offline, from files alone.
 
+mod failure;
+
+pub use failure::VerifyFailure;
+
 use std::{
     fs::File,
     io::{self, Read as _},
@@ -9,7 +13,7 @@ use std::{
 use lamplight_models::{delta::TensorTable, quant::gguf};
 use lamplight_proto::{
     delta::DeltaManifest,
-    envelope::{MAX_PAYLOAD_BYTES, Payload, Signed, TrustedKeys, Verified, VerifyError},
+    envelope::{MAX_PAYLOAD_BYTES, Payload, Signed, TrustedKeys, Verified},
     ids::{Deployment, Digest, Hasher, ModelName, ModelVersion, NodeId},
     release::{Contribution, Provenance, ReleaseManifest},
 };
@@ -19,126 +23,7 @@ use super::{
     files::StateFiles,
     report::{Match, Origin, VerifyReport},
 };
-use crate::aggregate::{InspectError, clip_factor, fixed, inspect, weight};
-
-/// Why a release is not believed; every variant names the file.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyFailure {
-    /// The directory holds no release to verify.
-    #[error("{directory} holds {fault}")]
-    NoRelease {
-        /// Where releases were looked for.
-        directory: PathBuf,
-        /// What is there instead, and what to do.
-        fault: String,
-    },
-    /// A file is missing or cannot be read.
-    #[error("{file} ({what}) cannot be read: {source}")]
-    Unreadable {
-        /// The file.
-        file: PathBuf,
-        /// What it should be.
-        what: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A file has other bytes than were signed.
-    #[error("{file} ({what}) has digest {found}, {want} was signed")]
-    Digest {
-        /// The file.
-        file: PathBuf,
-        /// What it should be.
-        what: String,
-        /// Digest signed.
-        want: Digest,
-        /// Digest of the file.
-        found: Digest,
-    },
-    /// A key file is no key, or another node's.
-    #[error("{file} ({what}): {fault}")]
-    Key {
-        /// The file.
-        file: PathBuf,
-        /// Whose key it should be.
-        what: String,
-        /// What it is instead.
-        fault: String,
-    },
-    /// An envelope whose signature is not believed.
-    #[error("{file} ({what}): {source}")]
-    Signature {
-        /// The file.
-        file: PathBuf,
-        /// What it should be.
-        what: String,
-        /// Why not.
-        source: VerifyError,
-    },
-    /// Two signed statements contradict each other.
-    #[error("{file} ({what}): {field} is {found}, {want} is right")]
-    Contradiction {
-        /// The file that holds the wrong value.
-        file: PathBuf,
-        /// What it is.
-        what: String,
-        /// The field.
-        field: String,
-        /// What follows from the other files.
-        want: String,
-        /// What it says.
-        found: String,
-    },
-    /// A delta that may not be folded.
-    #[error("{file} ({what}): {source}")]
-    Delta {
-        /// The file.
-        file: PathBuf,
-        /// Whose delta.
-        what: String,
-        /// What is wrong with it.
-        source: InspectError,
-    },
-    /// The release cannot be built from what it names.
-    #[error("{file} ({what}) cannot be built again: {source}")]
-    Build {
-        /// The release's manifest.
-        file: PathBuf,
-        /// The release.
-        what: String,
-        /// What goes wrong.
-        source: BuildError,
-    },
-    /// Base and deltas give another file.
-    #[error("{file} ({what}): base and deltas give {found}, {want} was signed")]
-    OtherBytes {
-        /// The release's file.
-        file: PathBuf,
-        /// What it is.
-        what: String,
-        /// Digest signed.
-        want: String,
-        /// Digest of what base and deltas give.
-        found: String,
-    },
-}
-
-impl VerifyFailure {
-    /// The file at fault; a directory when there is no release in it.
-    #[must_use]
-    pub fn file(&self) -> &Path {
-        match self {
-            Self::NoRelease { directory, .. } => directory,
-            Self::Unreadable { file, .. }
-            | Self::Digest { file, .. }
-            | Self::Key { file, .. }
-            | Self::Signature { file, .. }
-            | Self::Contradiction { file, .. }
-            | Self::Delta { file, .. }
-            | Self::Build { file, .. }
-            | Self::OtherBytes { file, .. } => file,
-        }
-    }
-}
+use crate::aggregate::{clip_factor, fixed, inspect, weight};
 
 /// Recomputes a release of the state directory `dir` (or `dir/coordinator`, if there) and compares.
 ///
@@ -225,7 +110,7 @@ pub fn verify(
         .map_err(|e| VerifyFailure::Build {
             file: check.files.blob(base.digest),
             what: what_base,
-            source: BuildError::Base(e),
+            source: Box::new(BuildError::Base(e)),
         })?;
 
     // 4. Each delta is what its node signed for this round and base, and counts as the rule says.
@@ -245,7 +130,7 @@ pub fn verify(
     .map_err(|source| VerifyFailure::Build {
         file: path.clone(),
         what: what.clone(),
-        source,
+        source: Box::new(source),
     })?;
 
     // 6. The bytes are those of the release, and so is what rounding kept back.
@@ -436,7 +321,7 @@ impl Check {
         let inspected = inspect(file, table).map_err(|source| VerifyFailure::Delta {
             file: path,
             what,
-            source,
+            source: Box::new(source),
         })?;
         let want = clip_factor(inspected.norm_l2, made.clip_norm);
         release_says.equal(format!("clip_factor of {node}"), want, c.clip_factor)

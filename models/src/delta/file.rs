@@ -38,9 +38,7 @@ impl Codec {
     pub fn from_name(name: &str) -> Result<Self, DeltaError> {
         match name {
             "f32" => Ok(Self::F32),
-            other => Err(DeltaError::Codec {
-                got: Some(other.chars().take(64).collect()),
-            }),
+            other => Err(DeltaError::Codec(other.chars().take(64).collect())),
         }
     }
 }
@@ -60,14 +58,18 @@ pub fn max_encoded_bytes(table: &[TensorEntry]) -> u64 {
 
 /// Checks version and codec of a header, and that all its tensors are F32.
 pub(super) fn check_header(header: &Header) -> Result<Codec, DeltaError> {
-    let text = |key| header.metadata.get(key).map(String::as_str);
-    if text(KEY_VERSION) != Some(VERSION) {
+    let text = |key: &'static str| {
+        let value = header.metadata.get(key).map(String::as_str);
+        value.ok_or(DeltaError::MissingMetadata(key))
+    };
+    let version = text(KEY_VERSION)?;
+    if version != VERSION {
         return Err(DeltaError::Version {
-            got: text(KEY_VERSION).map(|v| v.chars().take(64).collect()),
+            got: version.chars().take(64).collect(),
             want: VERSION,
         });
     }
-    let codec = Codec::from_name(text(KEY_CODEC).ok_or(DeltaError::Codec { got: None })?)?;
+    let codec = Codec::from_name(text(KEY_CODEC)?)?;
     match header.entries.iter().find(|e| e.dtype != Dtype::F32) {
         None => Ok(codec),
         Some(e) => Err(DeltaError::Type {
@@ -170,14 +172,14 @@ mod tests {
             Delta::from_bytes(&bytes).unwrap_err()
         };
         let error = text("version\":\"1", "version\":\"2");
-        assert!(matches!(error, DeltaError::Version { got: Some(v), .. } if v == "2"));
+        assert!(matches!(error, DeltaError::Version { got, .. } if got == "2"));
         let error = text("codec\":\"f32", "codec\":\"int");
         assert_eq!(
             error.to_string(),
-            "delta codec is Some(\"int\"), only \"f32\" is supported"
+            "delta codec is `int`, only `f32` is supported"
         );
         let error = text("lamplight.codec", "lamplight.kodec");
-        assert_eq!(error, DeltaError::Codec { got: None });
+        assert_eq!(error, DeltaError::MissingMetadata("lamplight.codec"));
     }
 
     #[test]

@@ -123,20 +123,20 @@ pub enum DeltaError {
         /// The tensor.
         name: String,
     },
+    /// A text pair that every delta carries is not there.
+    #[error("metadata `{0}` is missing")]
+    MissingMetadata(&'static str),
     /// Another version of the container.
-    #[error("delta format version is {got:?}, only {want:?} is supported")]
+    #[error("delta format version is `{got}`, only `{want}` is supported")]
     Version {
-        /// Version found, if any.
-        got: Option<String>,
+        /// Version found.
+        got: String,
         /// Version supported.
         want: &'static str,
     },
     /// A codec this program does not know.
-    #[error("delta codec is {got:?}, only \"f32\" is supported")]
-    Codec {
-        /// Codec found, if any.
-        got: Option<String>,
-    },
+    #[error("delta codec is `{0}`, only `f32` is supported")]
+    Codec(String),
     /// A parameter of a model cannot be used.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -297,6 +297,11 @@ fn pooled(input: usize, kernel: usize, stride: usize, padding: usize) -> Result<
     slide(input, kernel, stride, padding, 1)
 }
 
+/// What is added to a variance must keep it positive, and finite.
+fn usable_eps(eps: f32) -> bool {
+    eps > 0.0 && eps.is_finite()
+}
+
 fn grouped(in_channels: usize, out_channels: usize, groups: usize) -> Result<(), ShapeError> {
     if groups == 0 || in_channels == 0 || out_channels == 0 {
         return attribute("groups and channels must be at least 1");
@@ -370,7 +375,7 @@ impl Op {
             Self::BatchNorm(n) => {
                 let x = one(inputs)?;
                 channels(x, n.channels)?;
-                if n.channels == 0 || !(n.eps > 0.0) || !(0.0..=1.0).contains(&n.momentum) {
+                if n.channels == 0 || !usable_eps(n.eps) || !(0.0..=1.0).contains(&n.momentum) {
                     return attribute(
                         "batch norm wants channels >= 1, eps > 0 and momentum in 0..=1",
                     );
@@ -380,7 +385,7 @@ impl Op {
             Self::GroupNorm(n) => {
                 let x = one(inputs)?;
                 channels(x, n.channels)?;
-                if n.groups == 0 || !n.channels.is_multiple_of(n.groups) || !(n.eps > 0.0) {
+                if n.groups == 0 || !n.channels.is_multiple_of(n.groups) || !usable_eps(n.eps) {
                     return attribute(format!(
                         "{} channels do not divide into {} groups, or eps is not positive",
                         n.channels, n.groups

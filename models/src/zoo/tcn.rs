@@ -199,9 +199,9 @@ mod tests {
     fn an_even_kernel_wider_than_the_window_is_an_error_naming_the_node() {
         let mut config = TcnConfig::new(3, 2, 2);
         config.kernel = 4;
-        // Each block shortens the window by one: 2, 1, then nothing is left.
+        // Each block shortens the window by one: 2, 1, then the kernel does not fit.
         let error = tcn(&config).unwrap_err();
-        assert!(error.to_string().contains("block2.conv"), "{error}");
+        assert!(error.to_string().contains("block1.conv"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::fs;
 
-use lamplight_proto::{ids::RoundId, keys::SigningKey};
+use lamplight_proto::{envelope::VerifyError, ids::RoundId, keys::SigningKey};
 use proptest::prelude::*;
 
 use super::*;
@@ -237,7 +237,7 @@ fn a_manifest_signed_by_another_key_is_not_believed() {
 #[test]
 fn even_the_release_key_cannot_say_what_does_not_follow() {
     type Alter = fn(&mut Provenance);
-    let cases: [(&str, Alter); 8] = [
+    let cases: [(&str, Alter); 9] = [
         ("weight of node-", |p| p.contributions[0].weight += 1),
         ("clip_factor of node-", |p| {
             p.contributions[2].clip_factor *= 0.5
@@ -246,6 +246,7 @@ fn even_the_release_key_cannot_say_what_does_not_follow() {
             p.clip_norm = Some(CLIP_NORM * 1.01)
         }),
         ("weight of node-", |p| p.weight_cap = 5),
+        ("base_digest", |p| p.base_digest = Digest::of(b"other")),
         ("base_carry_digest", |p| p.base_carry_digest = None),
         ("base_version", |p| p.base_version = ModelVersion(3)),
         ("fixed_point_bits", |p| p.fixed_point_bits = 32),
@@ -257,6 +258,17 @@ fn even_the_release_key_cannot_say_what_does_not_follow() {
         let text = refused_for(&state, &path);
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn a_base_of_another_fleet_is_found() {
+    let state = State::new();
+    let mut base = state.releases[1].clone();
+    base.deployment = "elsewhere".parse().unwrap();
+    let path = state.files.release(&name(), base.version);
+    let sealed = sign(base, &state.release_key).unwrap();
+    put(&path, sealed.signed().to_bytes());
+    assert!(refused_for(&state, &path).contains("deployment is elsewhere, street is right"));
 }
 
 #[test]

@@ -22,7 +22,7 @@
 //!
 //! # One model, one file
 //!
-//! [`write`] is deterministic, and for every file it made, `write(&read(&file)?)? == file`; see
+//! [`write()`] is deterministic, and for every file it made, `write(&read(&file)?)? == file`; see
 //! [`super::q8_0`] for why rounding twice changes nothing.
 //!
 //! # Why not candle's reader

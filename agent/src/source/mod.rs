@@ -1,0 +1,152 @@
+//! Sensor data: where a node's labelled windows come from.
+//!
+//! ```text
+//!   "hapt:DIR?subject=5"        --parse--> SourceSpec --open--> dyn SampleSource
+//!   "builtin:post?post=3&seed=7"                                  describe, train, held_out
+//! ```
+//!
+//! A node's configuration names its source by a [`SourceSpec`]; the rest of the agent sees only
+//! [`SampleSource`]. Reading order: [`SourceSpec`], [`hapt`] (recordings of people), [`post`]
+//! (simulated lamp posts), [`skew`] (who sees which classes when labels are skewed).
+//!
+//! Invariants: windows are in raw physical units, in the order of time, and no window to train on
+//! shares a sample with a held-out one. Nothing a file holds can panic.
+
+pub mod hapt;
+pub mod post;
+pub mod skew;
+mod spec;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use lamplight_models::graph::Shape;
+use lamplight_models::samples::Samples;
+
+pub use spec::{DataSpec, HaptSpec, Keep, PostChoice, PostSpec, SourceSpec, SpecError, Split};
+
+/// Labelled windows of one place: those to train on, and later ones that are held out.
+pub trait SampleSource: Debug + Send + Sync {
+    /// What the windows are.
+    fn describe(&self) -> SourceInfo;
+
+    /// The windows to train on, raw, in the order of time; empty under [`Split::All`].
+    ///
+    /// # Errors
+    /// [`SourceError`] when the data cannot be read.
+    fn train(&self) -> Result<Samples, SourceError>;
+
+    /// The windows held out, raw, in the order of time.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the data cannot be read.
+    fn held_out(&self) -> Result<Samples, SourceError>;
+}
+
+/// What a source's windows are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceInfo {
+    /// Channel names with units, e.g. `acc_x [g]`.
+    pub channels: Vec<String>,
+    /// Samples per second.
+    pub sampling_rate_hz: f64,
+    /// Shape of one window: `[channels, length]`.
+    pub window: Shape,
+    /// Class names; labels index into it.
+    pub classes: Vec<String>,
+    /// Where the data comes from, in words.
+    pub origin: String,
+    /// Whether the data was computed rather than measured.
+    pub simulated: bool,
+}
+
+/// Why a source's data cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The specification is not one.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A file is missing or unreadable.
+    #[error("cannot read `{}`: {cause}; {remedy}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A table has a line that makes no sense.
+    #[error("`{}` line {line}: {fault}; {remedy}", file.display())]
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// Line, counted from 1, the header included.
+        line: u64,
+        /// What is wrong, with both values.
+        fault: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A file is larger than any honest one.
+    #[error("`{}` has {bytes} bytes, more than the {limit} allowed; is it the right file?", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// The compressed signals end, or break, before the last row needed.
+    #[error(
+        "`{}` breaks off in row {row} of the {needed} needed: {cause}; fetch the file again and compare its sha256 with the README's",
+        file.display()
+    )]
+    Signals {
+        /// The file.
+        file: PathBuf,
+        /// Rows read in full, that is, the row that could not be had, from 0.
+        row: u64,
+        /// Rows that had to be read.
+        needed: u64,
+        /// What the decompressor said.
+        cause: std::io::Error,
+    },
+    /// Nobody of this number was recorded.
+    #[error("`{}` knows no subject {subject}; it has {known:?}", file.display())]
+    UnknownSubject {
+        /// The table of recordings.
+        file: PathBuf,
+        /// Who was asked for.
+        subject: u32,
+        /// Who is there.
+        known: Vec<u32>,
+    },
+    /// There is no draw of this number.
+    #[error("`{}` has no draw {draw}; it has {known:?}", file.display())]
+    UnknownDraw {
+        /// The table of draws.
+        file: PathBuf,
+        /// The draw asked for.
+        draw: u32,
+        /// Those that are there.
+        known: Vec<u32>,
+    },
+}
+
+impl SourceSpec {
+    /// Opens the source: reads and checks its tables, and for recordings the people's own rows.
+    ///
+    /// # Errors
+    /// [`SourceError`] naming the file, the line where there is one, and what to do.
+    pub fn open(&self) -> Result<Box<dyn SampleSource>, SourceError> {
+        Ok(match &self.data {
+            DataSpec::Post(spec) => {
+                Box::new(post::PostSource::new(spec.clone(), self.keep.clone()))
+            }
+            DataSpec::Hapt(spec) => Box::new(hapt::HaptSource::open(spec, self.keep.clone())?),
+        })
+    }
+}
