@@ -148,7 +148,22 @@ impl House {
             config,
         };
         house.sweep()?;
+        house.renew()?;
         Ok(house)
+    }
+
+    /// Renews the server's certificate in time. The key stays, so that a crash in between leaves
+    /// either certificate usable.
+    fn renew(&self) -> Result<(), OpenError> {
+        let path = self.dir.server_certificate();
+        let old = tls::read_certificate(&path)?;
+        let key = tls::read_private_key(&self.dir.server_key())?;
+        let renewed = self.authority.renew_server(&old, key.secret_der());
+        if let Some(new) = renewed.map_err(Broken::from)? {
+            tls::write_certificate(&path, &new)?;
+            tracing::info!("the server's certificate was about to end and is renewed");
+        }
+        Ok(())
     }
 
     /// Deletes part files of uploads that no longer exist. An operator's stay: they may be resumed.

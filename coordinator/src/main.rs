@@ -1,6 +1,9 @@
 //! `lamplight-coordinator`: parses flags and calls [`lamplight_coordinator::cli::run`].
 
-use std::process::ExitCode;
+use std::{
+    io::{IsTerminal as _, stderr},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 use lamplight_coordinator::cli;
@@ -11,7 +14,8 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_writer(stderr)
         .init();
     let code = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

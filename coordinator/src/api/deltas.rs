@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status, Streaming};
 use lamplight_proto::{
     Malformed,
     ids::Digest,
+    refusal::{Reason, Refusal},
     wire::{
         BeginDeltaReply, BeginDeltaRequest, CommitDeltaReply, CommitDeltaRequest, UploadReply,
         UploadRequest, deltas_server::Deltas,
@@ -61,8 +62,9 @@ impl Deltas for Desk {
         let manifest = self.ask(move |house| house.upload(&peer, id)).await?;
         let house = receive::shared(self);
         let slot = self.slots.of(node.as_str());
-        let total = manifest.size;
-        let open = move || Ok(house.part(&node, &manifest)?);
+        let (total, round) = (manifest.size, manifest.round);
+        let peer = node.clone();
+        let open = move || Ok(house.part(&peer, &manifest)?);
         let chunk_of = |m: UploadRequest| {
             if upload_id(&m.upload_id)? != id {
                 return Err(malformed(Malformed::new(
@@ -75,8 +77,17 @@ impl Deltas for Desk {
         };
         let received = self
             .receive(slot, open, total, first, stream, chunk_of)
-            .await?;
-        Ok(Response::new(UploadReply { received }))
+            .await;
+        if let Err(status) = &received
+            && let Some(refusal) = Refusal::in_status(status)
+            && refusal.reason == Reason::AlteredPayload
+        {
+            self.ask(move |house| Ok(house.note_refusal(&node, round, &refusal)?))
+                .await?;
+        }
+        Ok(Response::new(UploadReply {
+            received: received?,
+        }))
     }
 
     async fn commit(

@@ -108,7 +108,7 @@ fn peer<T>(request: &Request<T>, house: &House) -> Result<Peer, Status> {
 fn status(fault: Fault) -> Status {
     match fault {
         Fault::Refused(refusal) => {
-            tracing::debug!(reason = refusal.name(), "refused: {refusal}");
+            tracing::info!(reason = refusal.name(), "refused: {refusal}");
             refusal.into()
         }
         // Paths and causes are for the operator's log, not for strangers.

@@ -254,6 +254,11 @@ pub(crate) async fn serve(
     let stopping = async move {
         // An error means nobody is left to say stop.
         drop(stopped.wait_for(|s| *s).await);
+        health.set_not_serving::<EnrolmentServer<Desk>>().await;
+        health.set_not_serving::<ModelsServer<Desk>>().await;
+        health.set_not_serving::<RoundsServer<Desk>>().await;
+        health.set_not_serving::<DeltasServer<Desk>>().await;
+        health.set_not_serving::<OperatorServer<Desk>>().await;
     };
     let served = router
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopping)

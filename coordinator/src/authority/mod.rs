@@ -11,6 +11,8 @@ mod peer;
 
 pub use peer::{Peer, PeerError};
 
+use std::net::IpAddr;
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
@@ -18,6 +20,7 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::{Duration, OffsetDateTime};
+use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 use lamplight_proto::{
     ids::{Deployment, Digest, Label, NodeId},
@@ -31,6 +34,8 @@ pub const MAX_REQUEST_BYTES: usize = 16 << 10;
 const BACKDATE: Duration = Duration::hours(24);
 const AUTHORITY_VALID: Duration = Duration::days(3653);
 const CERTIFICATE_VALID: Duration = Duration::days(365);
+/// A server that starts with less left on its certificate gets a new one.
+pub const RENEW_BEFORE: Duration = Duration::days(60);
 
 /// Why a certificate could not be issued.
 #[derive(Debug, thiserror::Error)]
@@ -174,19 +179,69 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`], e.g. for a host that is no DNS name.
     pub fn server(&self, hosts: &[String]) -> Result<Issued, AuthorityError> {
-        let mut params = named(
-            format!("{} coordinator", self.deployment),
-            CERTIFICATE_VALID,
-        )?;
-        params.subject_alt_names = CertificateParams::new(hosts.to_vec())?.subject_alt_names;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let names = CertificateParams::new(hosts.to_vec())?.subject_alt_names;
         Ok(Issued {
-            certificate: certificate.der().to_vec(),
+            certificate: self.certify_server(&key, names, CERTIFICATE_VALID)?,
             key: key.serialize_der(),
         })
+    }
+
+    fn certify_server(
+        &self,
+        key: &KeyPair,
+        names: Vec<SanType>,
+        valid: Duration,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let mut params = named(format!("{} coordinator", self.deployment), valid)?;
+        params.subject_alt_names = names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        Ok(params.signed_by(key, &self.issuer)?.der().to_vec())
+    }
+
+    /// A new certificate for the server's key and names when the old one ends within
+    /// [`RENEW_BEFORE`]: a server that runs for years must not lock its fleet out.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when the old certificate or the key cannot be read.
+    pub fn renew_server(
+        &self,
+        old: &[u8],
+        key_pkcs8: &[u8],
+    ) -> Result<Option<Vec<u8>>, AuthorityError> {
+        let unreadable =
+            || AuthorityError::Request("the server's certificate is unreadable".into());
+        let (_, parsed) = parse_x509_certificate(old).map_err(|_| unreadable())?;
+        let end = parsed.validity().not_after.to_datetime();
+        if end - OffsetDateTime::now_utc() > RENEW_BEFORE {
+            return Ok(None);
+        }
+        let names = parsed
+            .subject_alternative_name()
+            .map_err(|_| unreadable())?
+            .map(|names| &names.value.general_names)
+            .into_iter()
+            .flatten();
+        let mut hosts = Vec::new();
+        for name in names {
+            match name {
+                GeneralName::DNSName(host) => hosts.push((*host).to_owned()),
+                GeneralName::IPAddress(bytes) => {
+                    let ip = match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
+                        (Ok(v4), _) => IpAddr::from(v4),
+                        (_, Ok(v6)) => IpAddr::from(v6),
+                        _ => return Err(unreadable()),
+                    };
+                    hosts.push(ip.to_string());
+                }
+                _ => {}
+            }
+        }
+        let names = CertificateParams::new(hosts)?.subject_alt_names;
+        let key = KeyPair::try_from(key_pkcs8)?;
+        self.certify_server(&key, names, CERTIFICATE_VALID)
+            .map(Some)
     }
 
     fn client(&self, peer: &Peer) -> Result<CertificateParams, AuthorityError> {
@@ -284,6 +339,31 @@ mod tests {
             Peer::of_certificate(&issued.certificate, ca.deployment()),
             Err(PeerError::NoRole)
         );
+    }
+
+    #[test]
+    fn a_servers_certificate_is_renewed_in_time_for_the_same_names_and_key() {
+        let ca = authority();
+        let fresh = ca.server(&["localhost".into(), "::1".into()]).unwrap();
+        let renewed = ca.renew_server(&fresh.certificate, &fresh.key).unwrap();
+        assert_eq!(renewed, None);
+
+        let key = KeyPair::try_from(fresh.key.as_slice()).unwrap();
+        let hosts = ["localhost", "127.0.0.1", "::1"].map(String::from);
+        let names = CertificateParams::new(hosts.to_vec())
+            .unwrap()
+            .subject_alt_names;
+        let old = ca.certify_server(&key, names, Duration::days(10)).unwrap();
+        let new = ca.renew_server(&old, &fresh.key).unwrap().unwrap();
+        let (_, old) = parse_x509_certificate(&old).unwrap();
+        let (_, new) = parse_x509_certificate(&new).unwrap();
+        let names = |c: &x509_parser::certificate::X509Certificate<'_>| {
+            format!("{:?}", c.subject_alternative_name().unwrap().unwrap().value)
+        };
+        assert_eq!(names(&new), names(&old));
+        assert_eq!(new.public_key().raw, old.public_key().raw);
+        assert!(new.validity().not_after > old.validity().not_after);
+        assert!(ca.renew_server(b"junk", &fresh.key).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use slots::{Hold, Slot, Slots};
 use lamplight_proto::{
     delta::{DeltaManifest, Receipt},
     envelope::{Signed, TrustedKeys, Verified},
-    ids::{Digest, NodeId},
+    ids::{Digest, NodeId, RoundId},
     refusal::{Reason, Refusal},
     wire,
 };
@@ -38,6 +38,9 @@ use crate::{
 
 /// A manifest that passed every check, with its upload's place on disk.
 pub type Believed = Verified<DeltaManifest>;
+
+/// Characters of a refusal that a round keeps.
+const REASON_CHARS: usize = 300;
 
 fn unknown_upload() -> Refusal {
     Refusal::new(
@@ -78,23 +81,14 @@ impl House {
             admit::open(self, peer, &manifest, round)?;
             return Ok((id, Some(manifest), 0));
         }
-        // 4. For a round that waits for this node, against its base, of its shapes.
-        admit::open(self, peer, &manifest, manifest.round)?;
-        let round = self
-            .store
-            .read(|c| rounds::find(c, manifest.round))?
-            .ok_or_else(unknown_upload)?;
-        let base = self
-            .store
-            .read(|c| releases::find(c, &round.model, round.base_version))?
-            .ok_or_else(|| StoreError::Damaged {
-                column: "rounds.base_version",
-                fault: format!("{}, which is gone", round.base_version),
-            })?;
-        admit::content(&manifest, base.digest, &*self.base(base.digest)?)?;
-        // 5. New.
-        admit::counter(&node, &manifest)?;
-        // 6. One upload per node: another one's bytes go.
+        // 4. For a round that waits for this node, against its base, of its shapes, and new.
+        if let Err(fault) = self.admit(&node, &manifest) {
+            if let Fault::Refused(refusal) = &fault {
+                self.note_refusal(peer, manifest.round, refusal)?;
+            }
+            return Err(fault);
+        }
+        // 5. One upload per node: another one's bytes go.
         self.store.write(|tx| {
             uploads::begin(
                 tx,
@@ -112,6 +106,42 @@ impl House {
             self.blobs.discard(peer.as_str(), old.digest)?;
         }
         Ok((id, Some(manifest), 0))
+    }
+
+    fn admit(&self, node: &nodes::Node, m: &DeltaManifest) -> Result<(), Fault> {
+        admit::open(self, &node.id, m, m.round)?;
+        let gone = |what| StoreError::Damaged {
+            column: what,
+            fault: format!("what is gone, for round {}", m.round),
+        };
+        let base = self.store.read(|c| {
+            let round = rounds::find(c, m.round)?.ok_or_else(|| gone("rounds.id"))?;
+            releases::find(c, &round.model, round.base_version)?
+                .ok_or_else(|| gone("rounds.base_version"))
+        })?;
+        admit::content(m, base.digest, &*self.base(base.digest)?)?;
+        admit::counter(node, m)
+    }
+
+    /// Operators see in the round why a node's delta was not taken. Changes nothing for a node that
+    /// has ended, or was not asked.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn note_refusal(
+        &self,
+        peer: &NodeId,
+        round: RoundId,
+        refusal: &Refusal,
+    ) -> Result<(), StoreError> {
+        let reason = one_line(&format!("{}: {refusal}", refusal.name()), REASON_CHARS);
+        tracing::warn!(round = round.0, node = %peer, reason, "delta refused");
+        // A number above what SQLite holds is a round that does not exist.
+        if i64::try_from(round.0).is_err() {
+            return Ok(());
+        }
+        self.store
+            .write(|tx| participants::note(tx, round, peer, State::Refused, &reason))
     }
 
     /// The manifest of a node's upload.
@@ -174,12 +204,8 @@ impl House {
         }
         match self.check_and_keep(peer, id, &m, &upload) {
             Err(Fault::Refused(refusal)) => {
-                let reason = one_line(&format!("{}: {refusal}", refusal.name()), 300);
-                tracing::warn!(round = m.round.0, node = %peer, reason, "delta refused");
-                self.store.write(|tx| {
-                    uploads::end(tx, peer)?;
-                    participants::note(tx, m.round, peer, State::Refused, &reason)
-                })?;
+                self.note_refusal(peer, m.round, &refusal)?;
+                self.store.write(|tx| uploads::end(tx, peer))?;
                 self.blobs.discard(peer.as_str(), m.digest)?;
                 Err(refusal.into())
             }

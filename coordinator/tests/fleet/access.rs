@@ -36,21 +36,36 @@ async fn a_token_joins_one_node_and_the_same_call_again_is_answered_the_same() {
     let reply = enrol(&server, &token, &key, &csr).await.unwrap();
     assert_eq!(enrol(&server, &token, &key, &csr).await.unwrap(), reply);
     let listed = read(&site.path().join(format!("nodes/{}.pub", reply.node_id)));
-    assert_eq!(listed, format!("{}\n", hex::encode(key.public())).into_bytes());
+    assert_eq!(
+        listed,
+        format!("{}\n", hex::encode(key.public())).into_bytes()
+    );
 
     let reason = |r: Result<wire::EnrolReply, _>| refusal(r.unwrap_err()).reason;
     // Used, with another signing key, and with another TLS key.
     let other = SigningKey::generate().unwrap();
-    assert_eq!(reason(enrol(&server, &token, &other, &csr).await), Reason::Token);
+    assert_eq!(
+        reason(enrol(&server, &token, &other, &csr).await),
+        Reason::Token
+    );
     let (other_csr, _) = certificate_request();
-    assert_eq!(reason(enrol(&server, &token, &key, &other_csr).await), Reason::Token);
+    assert_eq!(
+        reason(enrol(&server, &token, &key, &other_csr).await),
+        Reason::Token
+    );
     // Never made here.
     let forged = lamplight_proto::token::JoinToken::generate(token.authority()).unwrap();
-    assert_eq!(reason(enrol(&server, &forged, &other, &csr).await), Reason::Token);
+    assert_eq!(
+        reason(enrol(&server, &forged, &other, &csr).await),
+        Reason::Token
+    );
     // Expired.
     let late = op.token().await;
     site.clock.advance(Duration::from_secs(601));
-    assert_eq!(reason(enrol(&server, &late, &other, &csr).await), Reason::Token);
+    assert_eq!(
+        reason(enrol(&server, &late, &other, &csr).await),
+        Reason::Token
+    );
     // A proof by another key than the one named.
     let fresh = op.token().await;
     let link = tls::connect_pinned(&server.address, fresh.authority()).unwrap();
@@ -88,11 +103,20 @@ async fn each_role_calls_its_own_services_only() {
     for link in [as_node.clone(), as_nobody.clone()] {
         let mut c = OperatorClient::new(link);
         unauthenticated(c.list_nodes(wire::ListNodesRequest {}).await.unwrap_err());
-        unauthenticated(c.create_token(wire::CreateTokenRequest::default()).await.unwrap_err());
+        unauthenticated(
+            c.create_token(wire::CreateTokenRequest::default())
+                .await
+                .unwrap_err(),
+        );
     }
     for link in [as_operator.clone(), as_nobody.clone()] {
         let begin = wire::BeginDeltaRequest::default();
-        unauthenticated(DeltasClient::new(link.clone()).begin(begin).await.unwrap_err());
+        unauthenticated(
+            DeltasClient::new(link.clone())
+                .begin(begin)
+                .await
+                .unwrap_err(),
+        );
         let poll = wire::PollRequest::default();
         unauthenticated(RoundsClient::new(link).poll(poll).await.unwrap_err());
     }
@@ -103,8 +127,15 @@ async fn each_role_calls_its_own_services_only() {
     let mut models = ModelsClient::new(as_nobody.clone());
     unauthenticated(models.get_release(get.clone()).await.unwrap_err());
     for link in [as_node.clone(), as_operator.clone()] {
-        let e = ModelsClient::new(link).get_release(get.clone()).await.unwrap_err();
-        assert_eq!(refusal(e).reason, Reason::NotFound, "may ask, there is none");
+        let e = ModelsClient::new(link)
+            .get_release(get.clone())
+            .await
+            .unwrap_err();
+        assert_eq!(
+            refusal(e).reason,
+            Reason::NotFound,
+            "may ask, there is none"
+        );
     }
 
     // Health is open to anyone; reflection to any certificate of the fleet.
@@ -112,7 +143,10 @@ async fn each_role_calls_its_own_services_only() {
         let request = HealthCheckRequest {
             service: service.into(),
         };
-        let reply = HealthClient::new(as_nobody.clone()).check(request).await.unwrap();
+        let reply = HealthClient::new(as_nobody.clone())
+            .check(request)
+            .await
+            .unwrap();
         assert_eq!(reply.into_inner().status, 1, "{service} serves");
     }
     let ask = || {
@@ -122,14 +156,21 @@ async fn each_role_calls_its_own_services_only() {
         }])
     };
     let mut client = ServerReflectionClient::new(as_node);
-    let mut replies = client.server_reflection_info(ask()).await.unwrap().into_inner();
+    let mut replies = client
+        .server_reflection_info(ask())
+        .await
+        .unwrap()
+        .into_inner();
     let reply = replies.message().await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
         panic!("{reply:?}");
     };
     let names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
     for name in ["Enrolment", "Models", "Rounds", "Deltas", "Operator"] {
-        assert!(names.contains(&format!("lamplight.v1.{name}").as_str()), "{names:?}");
+        assert!(
+            names.contains(&format!("lamplight.v1.{name}").as_str()),
+            "{names:?}"
+        );
     }
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
     let mut client = ServerReflectionClient::new(as_nobody);
@@ -162,7 +203,10 @@ async fn another_fleets_certificate_does_not_get_in() {
         .await
         .unwrap_err();
     assert_ne!(e.code(), tonic::Code::Ok);
-    assert!(lamplight_proto::refusal::Refusal::in_status(&e).is_none(), "{e:?}");
+    assert!(
+        lamplight_proto::refusal::Refusal::in_status(&e).is_none(),
+        "{e:?}"
+    );
 }
 
 #[tokio::test]
@@ -189,7 +233,9 @@ async fn run_tells_its_address_keeps_others_out_and_ends_when_told() {
     client.list_nodes(wire::ListNodesRequest {}).await.unwrap();
 
     let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let e = run(site.config(), second, std::future::pending()).await.unwrap_err();
+    let e = run(site.config(), second, std::future::pending())
+        .await
+        .unwrap_err();
     assert!(matches!(e, RunError::Open(OpenError::Busy(_))), "{e}");
 
     stop.send(()).unwrap();

@@ -96,7 +96,10 @@ async fn an_upload_and_a_receipt_survive_a_restart() {
     assert_eq!(a.offer().await, offer, "the same lease");
     let again = a.begin(envelope.clone()).await.unwrap();
     assert_eq!(again.upload_id, begun.upload_id);
-    assert_eq!(again.received, made.manifest.size, "not a byte is sent twice");
+    assert_eq!(
+        again.received, made.manifest.size,
+        "not a byte is sent twice"
+    );
     let receipt = a.commit(&again).await.unwrap();
     server.crash();
 

@@ -72,6 +72,15 @@ impl Scene {
         assert_eq!(e.reason, reason, "{e}");
     }
 
+    /// Operators see why the node's delta was not taken.
+    async fn round_tells(&mut self, reason: &str) {
+        let view = self.op.show(self.offer.round.0).await;
+        let id = self.hostile.id.to_string();
+        let told = view.participants.iter().find(|p| p.node_id == id).unwrap();
+        assert_eq!(told.state, "refused");
+        assert!(told.reason.starts_with(reason), "{}", told.reason);
+    }
+
     /// The round is unharmed: both nodes deliver honestly and it publishes both.
     async fn still_publishes(mut self) {
         let view = self.op.show(self.offer.round.0).await;
@@ -91,6 +100,7 @@ async fn an_altered_payload_is_refused_in_the_chunk_where_it_is() {
     let last = made.file.len() - 1;
     made.file[last] ^= 1;
     s.refused(&made, Reason::AlteredPayload).await;
+    s.round_tells("altered-payload").await;
     s.still_publishes().await;
 }
 
@@ -100,9 +110,7 @@ async fn a_whole_that_is_not_what_the_manifest_promises_is_refused() {
     let mut made = s.made().await;
     made.manifest.digest = Digest::of(b"something else");
     s.refused(&made, Reason::AlteredPayload).await;
-    let view = s.op.show(s.offer.round.0).await;
-    let refused = view.participants.iter().find(|p| p.state == "refused");
-    assert!(refused.unwrap().reason.starts_with("altered-payload"), "{view:?}");
+    s.round_tells("altered-payload").await;
     s.still_publishes().await;
 }
 
@@ -152,7 +160,11 @@ async fn replays_are_refused_and_repeats_answered_the_same() {
     s.honest.take_part(2).await;
     assert_eq!(s.op.ended(1).await.phase, "published");
     // A repeat is answered even after the round has ended.
-    assert_eq!(s.hostile.send(&first).await.unwrap(), receipt, "a late repeat");
+    assert_eq!(
+        s.hostile.send(&first).await.unwrap(),
+        receipt,
+        "a late repeat"
+    );
     let next = s.hostile.offer().await;
     assert_eq!(next.round.0, 2);
     // A counter used before.
@@ -181,6 +193,7 @@ async fn a_delta_against_another_base_is_refused() {
     let mut made = s.made().await;
     made.manifest.base_digest = Digest::of(b"another model");
     s.refused_at_begin(&made, Reason::WrongBase).await;
+    s.round_tells("wrong-base").await;
     s.still_publishes().await;
 }
 
@@ -236,13 +249,19 @@ async fn more_bytes_than_allowed_are_refused_before_one_is_taken() {
     let honest = made.file.clone();
     let begun = s.hostile.begin(s.hostile.sign(&made)).await.unwrap();
     made.file.extend_from_slice(&[0; 10]);
-    let mut chunk = lamplight_proto::chunk::chunks(made.file.into(), 0).next().unwrap();
+    let mut chunk = lamplight_proto::chunk::chunks(made.file.into(), 0)
+        .next()
+        .unwrap();
     chunk.total = honest.len() as u64;
     let request = wire::UploadRequest {
         upload_id: begun.upload_id,
         chunk: Some(chunk),
     };
-    let e = s.hostile.deltas().upload(tokio_stream::iter([request])).await;
+    let e = s
+        .hostile
+        .deltas()
+        .upload(tokio_stream::iter([request]))
+        .await;
     assert_eq!(refusal(e.unwrap_err()).reason, Reason::Oversize);
     s.still_publishes().await;
 }

@@ -267,6 +267,11 @@ impl Node {
                 reason: reason.into(),
             })),
         };
-        self.rounds().report(request).await.unwrap().into_inner().wanted
+        self.rounds()
+            .report(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .wanted
     }
 }

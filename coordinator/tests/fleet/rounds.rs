@@ -30,7 +30,11 @@ async fn two_rounds_of_two_nodes_make_two_releases_that_anyone_can_recompute() {
         delta_clip_norm: 0.05,
         ..rounds(2, 2)
     };
-    let started = op.0.start_rounds(request.clone()).await.unwrap().into_inner();
+    let started =
+        op.0.start_rounds(request.clone())
+            .await
+            .unwrap()
+            .into_inner();
     let again = op.0.start_rounds(request).await.unwrap().into_inner();
     assert_eq!(started, again, "the same key starts nothing new");
 
@@ -41,7 +45,10 @@ async fn two_rounds_of_two_nodes_make_two_releases_that_anyone_can_recompute() {
 
     for seed in [0, 10] {
         a.take_part(seed).await;
-        assert!(a.poll().await.is_none(), "a node that has ended gets no more work");
+        assert!(
+            a.poll().await.is_none(),
+            "a node that has ended gets no more work"
+        );
         b.take_part(seed + 1).await;
         let view = op.ended(started.round + seed / 10).await;
         assert_eq!(view.phase, "published", "{}", view.reason);
@@ -138,7 +145,11 @@ async fn a_failed_node_is_not_waited_for_and_its_reason_is_kept() {
     a.take_part(1).await;
     let view = op.ended(1).await;
     assert_eq!(view.phase, "published");
-    let failed = view.participants.iter().find(|p| p.state == "failed").unwrap();
+    let failed = view
+        .participants
+        .iter()
+        .find(|p| p.state == "failed")
+        .unwrap();
     assert_eq!(failed.reason, "non-finite loss in epoch 1, step 3");
     assert_eq!(failed.node_id, b.id.to_string());
 }
@@ -157,8 +168,15 @@ async fn below_the_minimum_the_round_is_abandoned_and_the_task_stops() {
     b.fails(&offer, "the battery is low").await;
     let view = op.ended(1).await;
     assert_eq!(view.phase, "abandoned");
-    assert!(view.reason.contains("1 accepted of at least 2"), "{}", view.reason);
-    let listed = op.0.list_rounds(wire::ListRoundsRequest { task: 0 }).await.unwrap();
+    assert!(
+        view.reason.contains("1 accepted of at least 2"),
+        "{}",
+        view.reason
+    );
+    let listed =
+        op.0.list_rounds(wire::ListRoundsRequest { task: 0 })
+            .await
+            .unwrap();
     assert_eq!(listed.into_inner().rounds.len(), 1, "no second round");
     assert_eq!(op.releases().await.len(), 1);
     // The model is free for another task.
@@ -185,7 +203,10 @@ async fn the_deadline_closes_a_round_that_has_its_minimum() {
     let view = op.ended(1).await;
     assert_eq!(view.phase, "published");
     let states: Vec<&str> = view.participants.iter().map(|p| p.state.as_str()).collect();
-    assert!(states.contains(&"accepted") && states.contains(&"missing"), "{states:?}");
+    assert!(
+        states.contains(&"accepted") && states.contains(&"missing"),
+        "{states:?}"
+    );
     assert!(b.poll().await.is_none());
 }
 
@@ -197,12 +218,28 @@ async fn what_cannot_work_is_refused_when_it_is_started() {
     let no = async |op: &mut super::server::Operator, r| {
         refusal(op.0.start_rounds(r).await.unwrap_err()).reason
     };
-    assert_eq!(no(&mut op, rounds(1, 1)).await, Reason::NotFound, "no model");
+    assert_eq!(
+        no(&mut op, rounds(1, 1)).await,
+        Reason::NotFound,
+        "no model"
+    );
     op.push().await;
-    assert_eq!(no(&mut op, rounds(1, 1)).await, Reason::Malformed, "no nodes");
+    assert_eq!(
+        no(&mut op, rounds(1, 1)).await,
+        Reason::Malformed,
+        "no nodes"
+    );
     Node::join(&server, &mut op).await;
-    assert_eq!(no(&mut op, rounds(1, 2)).await, Reason::Malformed, "too few nodes");
-    assert_eq!(no(&mut op, rounds(0, 1)).await, Reason::Malformed, "no rounds");
+    assert_eq!(
+        no(&mut op, rounds(1, 2)).await,
+        Reason::Malformed,
+        "too few nodes"
+    );
+    assert_eq!(
+        no(&mut op, rounds(0, 1)).await,
+        Reason::Malformed,
+        "no rounds"
+    );
     let unknown = wire::StartRoundsRequest {
         evaluation_digest: Digest::of(b"nothing").to_bytes(),
         ..rounds(1, 1)
@@ -220,7 +257,11 @@ async fn what_cannot_work_is_refused_when_it_is_started() {
         ..rounds(1, 1)
     };
     assert_eq!(no(&mut op, other).await, Reason::Conflict, "a task runs");
-    assert_eq!(no(&mut op, rounds(2, 1)).await, Reason::Conflict, "key reused");
+    assert_eq!(
+        no(&mut op, rounds(2, 1)).await,
+        Reason::Conflict,
+        "key reused"
+    );
     let junk = op.put(b"GGUF but not a model".to_vec()).await;
     let e = refusal(op.publish(junk).await.unwrap_err());
     assert_eq!(e.reason, Reason::Malformed);

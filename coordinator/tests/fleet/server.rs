@@ -171,7 +171,13 @@ impl Operator {
             digest: digest.to_bytes(),
             size: bytes.len() as u64,
         };
-        let received = self.0.begin_blob(begin).await.unwrap().into_inner().received;
+        let received = self
+            .0
+            .begin_blob(begin)
+            .await
+            .unwrap()
+            .into_inner()
+            .received;
         let requests = chunks(bytes.into(), received).map(move |chunk| wire::PutBlobRequest {
             digest: digest.to_bytes(),
             chunk: Some(chunk),
