@@ -37,6 +37,8 @@ const CONNECTIONS: usize = 16_384;
 const CALLS_PER_CONNECTION: u32 = 32;
 /// Bytes of one stream on their way before they are read; bounds what a slow reader costs.
 const STREAM_WINDOW: u32 = 1 << 20;
+/// Largest message of calls that carry no bytes of files.
+const SMALL_MESSAGE_BYTES: usize = 64 << 10;
 /// Waits after the system refused a connection, e.g. for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -192,10 +194,18 @@ pub(crate) async fn serve(
     let address: SocketAddr = listener.local_addr().map_err(ServeError::Listen)?;
     let desk = Desk::new(house.clone());
 
+    // Before a body is read: a stranger's message costs no more than its headers, except where
+    // strangers are served, and there it is small.
+    let known = house.clone();
+    let known_only = InterceptorLayer::new(move |request: Request<()>| {
+        peer(&request, &known)
+            .map(|_| request)
+            .map_err(|s: Status| s)
+    });
     macro_rules! sized {
-        ($server:ident) => {
+        ($server:ident, $bytes:expr) => {
             $server::new(desk.clone())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_decoding_message_size($bytes)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES)
         };
     }
@@ -211,12 +221,6 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(DESCRIPTOR)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let known = house.clone();
-    let known_only = InterceptorLayer::new(move |request: Request<()>| {
-        peer(&request, &known)
-            .map(|_| request)
-            .map_err(|s: Status| s)
-    });
     let reflect_v1 = reflection()
         .build_v1()
         .map_err(|e| ServeError::Reflection(e.to_string()))?;
@@ -233,11 +237,11 @@ pub(crate) async fn serve(
         .add_service(health_service)
         .add_service(known_only.layer(reflect_v1))
         .add_service(known_only.layer(reflect_v1alpha))
-        .add_service(sized!(EnrolmentServer))
-        .add_service(sized!(ModelsServer))
-        .add_service(sized!(RoundsServer))
-        .add_service(sized!(DeltasServer))
-        .add_service(sized!(OperatorServer));
+        .add_service(sized!(EnrolmentServer, SMALL_MESSAGE_BYTES))
+        .add_service(known_only.layer(sized!(ModelsServer, SMALL_MESSAGE_BYTES)))
+        .add_service(known_only.layer(sized!(RoundsServer, SMALL_MESSAGE_BYTES)))
+        .add_service(known_only.layer(sized!(DeltasServer, MAX_MESSAGE_BYTES)))
+        .add_service(known_only.layer(sized!(OperatorServer, MAX_MESSAGE_BYTES)));
 
     let (ready, incoming) = mpsc::channel(64);
     let accepting = tokio::spawn(accept(listener, config, ready, stop.clone()));

@@ -54,7 +54,7 @@ impl House {
     /// manifest; `None` when this very delta is kept already and nothing is left to send.
     ///
     /// # Errors
-    /// Refuses with the reason that fits the fault; see [`admit`].
+    /// Refuses with the reason that fits the fault.
     pub fn begin_delta(
         &self,
         peer: &NodeId,

@@ -99,7 +99,10 @@ async fn an_altered_payload_is_refused_in_the_chunk_where_it_is() {
     let mut made = s.made().await;
     let last = made.file.len() - 1;
     made.file[last] ^= 1;
-    s.refused(&made, Reason::AlteredPayload).await;
+    let begun = s.hostile.begin(s.hostile.sign(&made)).await.unwrap();
+    // By the upload itself, not only once all is here.
+    let e = s.hostile.upload(&begun, &made.file).await.unwrap_err();
+    assert_eq!(refusal(e).reason, Reason::AlteredPayload);
     s.round_tells("altered-payload").await;
     s.still_publishes().await;
 }
