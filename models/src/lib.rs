@@ -9,9 +9,10 @@
 //!                   └─> delta     tuned - exact dequantized base
 //! ```
 //!
-//! Reading order: [`graph`] (the data), [`ops`] (what a node does), [`model`] (graph + parameters +
-//! what goes in and comes out), [`samples`] (labelled windows), [`train`] (a step on one screen),
-//! [`quant`] (GGUF), [`delta`] (what leaves a node), [`container`] (their file form), [`zoo`].
+//! Reading order: [`graph`] (the data), [`ops`] (what a node does), [`kernel`] (its loops), [`lane`]
+//! (where its matrix products run), [`model`] (graph + parameters + what goes in and comes out),
+//! [`samples`] (labelled windows), [`train`] (a step on one screen), [`quant`] (GGUF), [`delta`]
+//! (what leaves a node), [`container`] (their file form), [`zoo`].
 //!
 //! Invariants: no network, no SQL, no clock, no async here; `unsafe` only in `kernel`.
 

@@ -35,3 +35,32 @@ impl Lane for CpuLane {
         Ok(gemm(alpha, a, b, beta, c, self.threads)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bytes_every_time() {
+        // Large enough for the product to be split.
+        let n = 300;
+        let a: Vec<f32> = (0..n * n).map(|i| (i as f32 * 0.37).sin()).collect();
+        let b: Vec<f32> = (0..n * n).map(|i| (i as f32 * 0.11).cos()).collect();
+        let run = |threads| {
+            let mut c = vec![0.5; n * n];
+            CpuLane::new(threads)
+                .gemm(
+                    1.0,
+                    Mat::dense(&a, n, n).expect("a"),
+                    Mat::dense(&b, n, n).expect("b").transposed(),
+                    1.0,
+                    MatMut::dense(&mut c, n, n).expect("c"),
+                )
+                .expect("product");
+            c
+        };
+        for threads in [1, 2, 4] {
+            assert_eq!(run(threads), run(threads), "{threads} threads");
+        }
+    }
+}

@@ -121,17 +121,6 @@ pub trait Lane: fmt::Debug + Send + Sync {
     ) -> Result<(), LaneError>;
 }
 
-impl dyn Lane {
-    /// Opens a lane; `threads` is how many threads of the CPU a product may use (0 counts as 1).
-    ///
-    /// # Errors
-    /// [`LaneError::NotBuilt`] when the cargo feature is missing, [`LaneError::NoDevice`] when the
-    /// device does not open.
-    pub fn open(kind: LaneKind, threads: usize) -> Result<Arc<dyn Lane>, LaneError> {
-        open(kind, threads)
-    }
-}
-
 /// Opens a lane; `threads` is how many threads of the CPU a product may use (0 counts as 1).
 ///
 /// # Errors

@@ -206,12 +206,20 @@ impl Intake {
     }
 }
 
-/// Refuses samples that do not fit a model with this input and this many classes.
+/// Refuses samples that do not fit a model with this input and these classes.
 pub(super) fn check_samples(
     samples: &Samples,
     input: &[usize],
-    classes: usize,
+    classes: &[String],
 ) -> Result<(), TrainError> {
+    // A label is a place in the list of classes: with another list it would mean another class.
+    if samples.classes != classes {
+        return Err(TrainError::Classes {
+            want: classes.to_vec(),
+            got: samples.classes.clone(),
+        });
+    }
+    let classes = classes.len();
     if samples.shape != input {
         return Err(TrainError::SampleShape {
             want: input.to_vec(),
@@ -256,7 +264,7 @@ mod tests {
         assert_eq!(cut(5, 2, true), vec![0..2, 2..5]);
         assert_eq!(cut(6, 4, true), vec![0..4, 4..6]);
         assert_eq!(cut(1, 4, true), vec![0..1]);
-        assert_eq!(cut(0, 4, true), vec![]);
+        assert!(cut(0, 4, true).is_empty());
     }
 
     #[test]

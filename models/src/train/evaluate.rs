@@ -38,7 +38,7 @@ pub struct Evaluation {
 pub fn predict(model: &Model, samples: &Samples, lane: &dyn Lane) -> Result<Vec<f32>, TrainError> {
     let graph = model.graph.check()?;
     let classes = classes_of(&graph, model)?;
-    check_samples(samples, &graph.input, classes)?;
+    check_samples(samples, &graph.input, &model.info.classes)?;
     let params = ParamSet::read(&graph, &model.params)?;
     let mut intake = Intake::new(&model.info, graph.input[0])?;
     let batch = batch_size(&graph);

@@ -9,6 +9,7 @@
 
 mod batch;
 mod checkpoint;
+mod error;
 mod evaluate;
 mod executor;
 mod optimizer;
@@ -16,6 +17,7 @@ mod params;
 
 pub use batch::Augment;
 pub use checkpoint::CheckpointError;
+pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate, predict};
 pub use executor::{ExecuteError, Executor};
 pub use optimizer::{Optimizer, OptimizerConfig, clip_factor, global_norm};
@@ -26,11 +28,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Checked, GraphError, Shape};
+use crate::graph::Checked;
 use crate::kernel::elementwise;
 use crate::lane::Lane;
 use crate::model::Model;
-use crate::ops::{NormMode, Op, OpError, ParamRole, softmax_cross_entropy};
+use crate::ops::{NormMode, Op, ParamRole, softmax_cross_entropy};
 use crate::samples::Samples;
 use batch::Intake;
 use checkpoint::Position;
@@ -83,111 +85,6 @@ pub struct TrainConfig {
     pub augment: Augment,
     /// Seed of order and augmentation.
     pub seed: u64,
-}
-
-/// Why training or evaluation did not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// The graph is invalid.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// Parameters do not belong to the graph.
-    #[error(transparent)]
-    Param(#[from] ParamError),
-    /// An operator failed.
-    #[error(transparent)]
-    Execute(#[from] ExecuteError),
-    /// The loss could not be computed.
-    #[error(transparent)]
-    Loss(#[from] OpError),
-    /// Saved training does not fit.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// A setting is out of range.
-    #[error("training settings: {0}")]
-    Config(String),
-    /// The graph's output is no row of logits, or not one per class.
-    #[error(
-        "model has output shape {output:?} for {classes} classes, expected one logit per class"
-    )]
-    Output {
-        /// Shape of the output.
-        output: Shape,
-        /// Classes the model names.
-        classes: usize,
-    },
-    /// Unusable input normalisation.
-    #[error(
-        "model wants {channels} finite means and positive deviations, got means {mean:?} and deviations {std:?}"
-    )]
-    Normalisation {
-        /// Channels of the input.
-        channels: usize,
-        /// Means found.
-        mean: Vec<f32>,
-        /// Deviations found.
-        std: Vec<f32>,
-    },
-    /// Samples of another shape.
-    #[error("samples have shape {got:?}, the model wants {want:?}")]
-    SampleShape {
-        /// Shape of the model's input.
-        want: Shape,
-        /// Shape of the samples.
-        got: Shape,
-    },
-    /// Samples whose values do not match their number.
-    #[error("samples hold {got} values, their number and shape make {want}")]
-    SampleValues {
-        /// Values expected.
-        want: usize,
-        /// Values found.
-        got: usize,
-    },
-    /// A label is no class.
-    #[error("sample {sample} has label {label}, but the model has {classes} classes")]
-    Label {
-        /// Place of the sample.
-        sample: usize,
-        /// Its label.
-        label: u32,
-        /// Classes of the model.
-        classes: usize,
-    },
-    /// Too few samples to train on.
-    #[error("training wants at least {want} sample(s), got {got}")]
-    TooFewSamples {
-        /// Samples wanted.
-        want: usize,
-        /// Samples found.
-        got: usize,
-    },
-    /// The samples changed in the middle of an epoch.
-    #[error("the running epoch was begun with {want} samples, but goes on with {got}")]
-    SamplesChanged {
-        /// Samples at its beginning.
-        want: usize,
-        /// Samples now.
-        got: usize,
-    },
-    /// All epochs are done.
-    #[error("all {epochs} epochs are done")]
-    Finished {
-        /// Epochs of the run.
-        epochs: usize,
-    },
-    /// The run diverged. Parameters are those before the step.
-    #[error(
-        "{what} is not finite in epoch {epoch}, step {step}; try a lower learning rate or clip_norm"
-    )]
-    NonFinite {
-        /// Epoch, from 0.
-        epoch: usize,
-        /// Step within the epoch, from 0.
-        step: usize,
-        /// Loss, or the gradient of a named parameter.
-        what: String,
-    },
 }
 
 /// What a step did.
@@ -493,7 +390,7 @@ impl Trainer {
             });
         }
         let graph = self.executor.graph();
-        batch::check_samples(samples, &graph.input, self.classes)?;
+        batch::check_samples(samples, &graph.input, &self.model.info.classes)?;
         let pairs = uses_batch_statistics(graph, self.config.norm_mode);
         let (want, got) = (1 + usize::from(pairs), samples.len());
         if got < want {

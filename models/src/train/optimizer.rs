@@ -19,6 +19,7 @@ pub enum OptimizerConfig {
         weight_decay: f32,
     },
     /// AdamW (Loshchilov and Hutter 2019): decay is applied to the parameter, not the gradient.
+    #[serde(rename = "adamw")]
     AdamW {
         /// Step length.
         learning_rate: f32,
