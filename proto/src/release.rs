@@ -1,7 +1,7 @@
 //! What the coordinator signs about a release: enough to recompute its bytes.
 
 use prost::Message as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Malformed,
@@ -16,7 +16,7 @@ use crate::{
 pub const MAX_CONTRIBUTIONS: usize = 100_000;
 
 /// How the deltas of a round become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// Mean weighted by sample count (McMahan et al. 2017, algorithm 1), in fixed point.
@@ -34,7 +34,7 @@ impl Rule {
 }
 
 /// One delta in a release.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Contribution {
     /// Whose.
     pub node_id: NodeId,
@@ -49,7 +49,7 @@ pub struct Contribution {
 }
 
 /// What a release was made from and how.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// The round.
     pub round: RoundId,

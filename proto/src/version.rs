@@ -150,6 +150,12 @@ impl<S> ClientVersions<S> {
     pub fn claiming(inner: S, protocol: u32) -> Self {
         Self { inner, protocol }
     }
+
+    /// The same channel, claiming another protocol, to test refusals.
+    #[must_use]
+    pub fn speaking(self, protocol: u32) -> Self {
+        Self { protocol, ..self }
+    }
 }
 
 impl<S> Service<Request<Body>> for ClientVersions<S>

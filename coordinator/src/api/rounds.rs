@@ -1,0 +1,197 @@
+//! `Rounds`: for nodes.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use lamplight_proto::{
+    Malformed,
+    envelope::Signed,
+    ids::{Digest, Lease, NodeId, RoundId, UnixMillis},
+    offer::{Codec, RoundOffer},
+    version::peer_version,
+    wire::{
+        Envelope, PollReply, PollRequest, ReportReply, ReportRequest, report_request::Event,
+        rounds_server::Rounds,
+    },
+};
+
+use super::{Desk, malformed};
+use crate::{
+    fault::Fault,
+    house::{House, one_line},
+    store::{
+        StoreError,
+        nodes::{self, Sighting},
+        participants::{self, State},
+        releases, rounds, tasks,
+    },
+    watch::{Progress, node_phase},
+};
+
+/// A node seen again within this time, saying the same, is not written down again: ten thousand
+/// polling nodes must not mean thousands of commits a second.
+const SIGHTING: Duration = Duration::from_secs(10);
+/// Characters of a failure's reason that are kept.
+const REASON_CHARS: usize = 300;
+
+/// A parsed poll.
+struct Poll {
+    phase: &'static str,
+    running: Option<Digest>,
+    agent_version: String,
+}
+
+impl House {
+    fn poll(&self, id: &NodeId, poll: &Poll) -> Result<(Duration, Option<Envelope>), Fault> {
+        let node = self.node(id)?;
+        let now = self.now();
+        let is_news = node.phase != poll.phase
+            || node.running != poll.running
+            || node.agent_version != poll.agent_version
+            || node.last_seen.is_none_or(|t| t.after(SIGHTING) <= now);
+        if is_news {
+            let sighting = Sighting {
+                phase: poll.phase,
+                running: poll.running,
+                agent_version: &poll.agent_version,
+                at: now,
+            };
+            self.store.write(|tx| nodes::seen(tx, id, &sighting))?;
+        }
+        if let Some(offer) = self.offer(id, now)? {
+            return Ok((self.config.poll_active, Some(offer)));
+        }
+        let is_active = self
+            .store
+            .read(|c| participants::is_in_running_round(c, id))?;
+        let wait = if is_active {
+            self.config.poll_active
+        } else {
+            self.config.poll_idle
+        };
+        Ok((wait, None))
+    }
+
+    /// The offer of the oldest round that waits for this node. The same each time: same lease, same
+    /// expiry, same signature.
+    fn offer(&self, node: &NodeId, now: UnixMillis) -> Result<Option<Envelope>, Fault> {
+        let found = self.store.read(|c| {
+            let Some(asked) = participants::waited_for(c, node)? else {
+                return Ok(None);
+            };
+            let gone = |what| StoreError::Damaged {
+                column: what,
+                fault: format!("what is gone, for round {}", asked.round),
+            };
+            let round = rounds::find(c, asked.round)?.ok_or_else(|| gone("participants.round"))?;
+            let task = tasks::find(c, round.task)?.ok_or_else(|| gone("rounds.task"))?;
+            let base = releases::find(c, &round.model, round.base_version)?
+                .ok_or_else(|| gone("rounds.base_version"))?;
+            Ok::<_, StoreError>(Some((asked, round, task, base)))
+        })?;
+        let Some((asked, round, task, base)) = found else {
+            return Ok(None);
+        };
+        if now >= round.deadline {
+            return Ok(None);
+        }
+        let offer = RoundOffer {
+            deployment: self.deployment.clone(),
+            node_id: node.clone(),
+            round: round.id,
+            window: 0,
+            model: round.model,
+            base_version: base.version,
+            base_digest: base.digest,
+            base_size: base.size,
+            lease: asked.lease,
+            expires: round.deadline,
+            max_delta_bytes: self.base(base.digest)?.max_delta_bytes,
+            codec: Codec::F32,
+            training: task.training,
+        };
+        let sealed = Signed::seal(offer, &self.release_key);
+        Ok(Some(sealed.signed().to_wire()))
+    }
+
+    /// Notes how a task goes. Answers whether the round still waits for this node.
+    fn report(
+        &self,
+        node: &NodeId,
+        round: RoundId,
+        lease: Lease,
+        told: Told,
+    ) -> Result<bool, Fault> {
+        let asked = self.store.read(|c| participants::find(c, round, node))?;
+        let is_waited_for = asked.is_some_and(|p| {
+            p.lease == lease && matches!(p.state, State::Offered | State::Refused)
+        });
+        if !is_waited_for {
+            return Ok(false);
+        }
+        match told {
+            Told::Failure(reason) => {
+                self.give_up(round, node, &reason)?;
+                Ok(false)
+            }
+            Told::Progress(progress) => {
+                let waits = |p: &crate::round::phase::Phase| {
+                    p.name() == crate::round::PhaseName::Collecting
+                };
+                let wanted = self.phase(round, waits)?;
+                if wanted {
+                    self.watch.note(round, node, progress);
+                }
+                Ok(wanted)
+            }
+        }
+    }
+}
+
+enum Told {
+    Progress(Progress),
+    Failure(String),
+}
+
+#[tonic::async_trait]
+impl Rounds for Desk {
+    async fn poll(&self, request: Request<PollRequest>) -> Result<Response<PollReply>, Status> {
+        let node = self.node(&request)?;
+        let agent_version = peer_version(request.metadata().as_ref());
+        let r = request.into_inner();
+        let poll = Poll {
+            phase: node_phase(&r.phase).map_err(malformed)?,
+            running: match r.running_digest.len() {
+                0 => None,
+                _ => Some(Digest::try_from(&r.running_digest[..]).map_err(malformed)?),
+            },
+            agent_version,
+        };
+        let (wait, offer) = self.ask(move |house| house.poll(&node, &poll)).await?;
+        Ok(Response::new(PollReply {
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            offer,
+            coordinator_unix_ms: self.house.now().0,
+        }))
+    }
+
+    async fn report(
+        &self,
+        request: Request<ReportRequest>,
+    ) -> Result<Response<ReportReply>, Status> {
+        let node = self.node(&request)?;
+        let r = request.into_inner();
+        let lease = Lease::try_from(&r.lease[..]).map_err(malformed)?;
+        let told = match r.event {
+            Some(Event::Progress(p)) => Told::Progress(p.try_into().map_err(malformed)?),
+            Some(Event::Failure(f)) => Told::Failure(one_line(&f.reason, REASON_CHARS)),
+            None => return Err(malformed(Malformed::new("report", "event is missing"))),
+        };
+        let round = RoundId(r.round);
+        let wanted = self
+            .ask(move |house| house.report(&node, round, lease, told))
+            .await?;
+        Ok(Response::new(ReportReply { wanted }))
+    }
+}

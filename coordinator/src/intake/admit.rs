@@ -1,0 +1,179 @@
+//! The checks of a delta's manifest, one refusal each.
+
+use lamplight_proto::{
+    delta::DeltaManifest,
+    ids::{Digest, NodeId, RoundId},
+    refusal::{Reason, Refusal},
+};
+
+use crate::{
+    fault::Fault,
+    house::{Base, House},
+    round::engine::awaits,
+    store::{
+        nodes::Node,
+        participants::{self, State},
+    },
+};
+
+fn refuse<T>(reason: Reason, message: String) -> Result<T, Fault> {
+    Err(Refusal::new(reason, message).into())
+}
+
+/// For this fleet, and from the node that is calling.
+pub(super) fn addressee(house: &House, peer: &NodeId, m: &DeltaManifest) -> Result<(), Fault> {
+    if m.deployment != house.deployment {
+        return refuse(
+            Reason::WrongAddressee,
+            format!(
+                "the delta is for deployment {}, this is {}",
+                m.deployment, house.deployment
+            ),
+        );
+    }
+    if m.node_id != *peer {
+        return refuse(
+            Reason::WrongAddressee,
+            format!("the delta is from {}, the caller is {peer}", m.node_id),
+        );
+    }
+    Ok(())
+}
+
+/// Answers the offer of a round that waits for this node, in time.
+pub(super) fn open(
+    house: &House,
+    peer: &NodeId,
+    m: &DeltaManifest,
+    round: RoundId,
+) -> Result<(), Fault> {
+    // A participant's row tells more than the phase: why it is not waited for.
+    let asked = house.store.read(|c| participants::find(c, round, peer))?;
+    let Some(asked) = asked else {
+        // A round that does not exist, or exists without this node.
+        house.phase(round, |_| ())?;
+        return refuse(
+            Reason::WrongAddressee,
+            format!("round {round} did not ask {peer}"),
+        );
+    };
+    if asked.state == State::Accepted {
+        return refuse(
+            Reason::Replay,
+            format!("round {round} already keeps a delta of {peer}; a second is not taken"),
+        );
+    }
+    let deadline = house.phase(round, |phase| awaits(phase, round, peer))??;
+    if m.lease != asked.lease {
+        let used = house
+            .store
+            .read(|c| participants::had_lease(c, peer, m.lease))?;
+        return if used {
+            refuse(
+                Reason::Replay,
+                format!("the lease is from another round's offer, not from round {round}'s"),
+            )
+        } else {
+            refuse(
+                Reason::WrongAddressee,
+                format!("the lease was never given to {peer} for round {round}"),
+            )
+        };
+    }
+    if m.window != 0 {
+        return refuse(
+            Reason::WrongAddressee,
+            format!(
+                "the delta is for window {}, round {round} has only window 0",
+                m.window
+            ),
+        );
+    }
+    let now = house.now();
+    if now >= deadline || now >= m.expires {
+        return refuse(
+            Reason::RoundClosed,
+            format!(
+                "the lease for round {round} ran out at {}, it is {}; poll for a new offer",
+                deadline.0.min(m.expires.0),
+                now.0
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Against the round's base, of its size and shapes.
+pub(super) fn content(m: &DeltaManifest, base_digest: Digest, base: &Base) -> Result<(), Fault> {
+    if m.base_digest != base_digest {
+        return refuse(
+            Reason::WrongBase,
+            format!(
+                "the delta was made against {}, round {} starts from {base_digest}",
+                m.base_digest, m.round
+            ),
+        );
+    }
+    if m.size > base.max_delta_bytes {
+        return refuse(
+            Reason::Oversize,
+            format!(
+                "the delta has {} bytes, at most {} are taken in round {}",
+                m.size, base.max_delta_bytes, m.round
+            ),
+        );
+    }
+    for (got, want) in m.tensors.iter().zip(&base.table) {
+        let same_shape = got.shape.len() == want.shape.len()
+            && got
+                .shape
+                .iter()
+                .zip(&want.shape)
+                .all(|(&g, &w)| g == w as u64);
+        if got.name != want.name || !same_shape {
+            return refuse(
+                Reason::WrongShape,
+                format!(
+                    "the delta has tensor `{}` of shape {:?} where the base has `{}` of shape {:?}",
+                    got.name, got.shape, want.name, want.shape
+                ),
+            );
+        }
+    }
+    if m.tensors.len() != base.table.len() {
+        return refuse(
+            Reason::WrongShape,
+            format!(
+                "the delta has {} tensors, the base {}",
+                m.tensors.len(),
+                base.table.len()
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Newer than any delta accepted from this node.
+pub(super) fn counter(node: &Node, m: &DeltaManifest) -> Result<(), Fault> {
+    if m.counter <= node.last_counter {
+        return refuse(
+            Reason::Replay,
+            format!(
+                "the delta's counter is {}, {} was accepted already; sign with a higher one",
+                m.counter, node.last_counter
+            ),
+        );
+    }
+    if i64::try_from(m.counter).is_err() || i64::try_from(m.sample_count).is_err() {
+        return refuse(
+            Reason::Malformed,
+            format!(
+                "counter {} or sample count {} is above the largest number kept, {}",
+                m.counter,
+                m.sample_count,
+                i64::MAX
+            ),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Nodes.
+
+use rusqlite::{Connection, Transaction, params};
+
+use lamplight_proto::ids::{Digest, NodeId, UnixMillis};
+
+use super::{StoreError, all, first, from_bytes, optional_digest, parse, signed, unsigned};
+
+/// A node as kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Ed25519 public key.
+    pub signing_key: [u8; 32],
+    /// Name for people.
+    pub name: String,
+    /// When it joined.
+    pub enrolled: UnixMillis,
+    /// When it last polled.
+    pub last_seen: Option<UnixMillis>,
+    /// What it said it was doing.
+    pub phase: String,
+    /// What it said it runs.
+    pub running: Option<Digest>,
+    /// Version of its agent.
+    pub agent_version: String,
+    /// Counter of its last accepted delta.
+    pub last_counter: u64,
+    /// How many of its deltas were accepted.
+    pub deltas_accepted: u64,
+}
+
+const COLUMNS: &str = "id, signing_key, name, enrolled_unix_ms, last_seen_unix_ms, phase,
+    running_digest, agent_version, last_counter, deltas_accepted";
+
+fn read(r: &rusqlite::Row<'_>) -> Result<Node, StoreError> {
+    let id: String = r.get(0)?;
+    let key: Vec<u8> = r.get(1)?;
+    let seen: i64 = r.get(4)?;
+    Ok(Node {
+        id: parse("nodes.id", &id)?,
+        signing_key: from_bytes("nodes.signing_key", &key)?,
+        name: r.get(2)?,
+        enrolled: UnixMillis(r.get(3)?),
+        last_seen: (seen != 0).then_some(UnixMillis(seen)),
+        phase: r.get(5)?,
+        running: optional_digest("nodes.running_digest", r.get(6)?)?,
+        agent_version: r.get(7)?,
+        last_counter: unsigned("nodes.last_counter", r.get(8)?)?,
+        deltas_accepted: unsigned("nodes.deltas_accepted", r.get(9)?)?,
+    })
+}
+
+/// Keeps a node, or its new name and certificate when it is known already.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn enrol(
+    tx: &Transaction<'_>,
+    id: &NodeId,
+    signing_key: &[u8; 32],
+    name: &str,
+    certificate: &[u8],
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO nodes (id, signing_key, name, certificate, enrolled_unix_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (id) DO UPDATE SET name = excluded.name, certificate = excluded.certificate",
+        params![id.as_str(), signing_key, name, certificate, now.0],
+    )?;
+    Ok(())
+}
+
+/// The node with this id.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn find(c: &Connection, id: &NodeId) -> Result<Option<Node>, StoreError> {
+    first(
+        c,
+        &format!("SELECT {COLUMNS} FROM nodes WHERE id = ?1"),
+        [id.as_str()],
+        read,
+    )
+}
+
+/// All nodes, in order of enrolment.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn list(c: &Connection) -> Result<Vec<Node>, StoreError> {
+    all(
+        c,
+        &format!("SELECT {COLUMNS} FROM nodes ORDER BY enrolled_unix_ms, id"),
+        [],
+        read,
+    )
+}
+
+/// What a poll says about its node.
+#[derive(Debug, Clone)]
+pub struct Sighting<'a> {
+    /// What the node is doing.
+    pub phase: &'a str,
+    /// What it runs.
+    pub running: Option<Digest>,
+    /// Its agent's version.
+    pub agent_version: &'a str,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// Notes that a node was seen.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn seen(tx: &Transaction<'_>, id: &NodeId, s: &Sighting<'_>) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE nodes SET last_seen_unix_ms = ?2, phase = ?3, running_digest = ?4,
+             agent_version = ?5 WHERE id = ?1",
+        params![
+            id.as_str(),
+            s.at.0,
+            s.phase,
+            s.running.map(|d| *d.as_bytes()),
+            s.agent_version
+        ],
+    )?;
+    Ok(())
+}
+
+/// Counts an accepted delta; later ones need a higher counter.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn accepted(tx: &Transaction<'_>, id: &NodeId, counter: u64) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE nodes SET last_counter = ?2, deltas_accepted = deltas_accepted + 1 WHERE id = ?1",
+        params![id.as_str(), signed("nodes.last_counter", counter)?],
+    )?;
+    Ok(())
+}

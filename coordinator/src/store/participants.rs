@@ -1,0 +1,385 @@
+//! Nodes in rounds: who was asked, and what came of it.
+
+use rusqlite::{Connection, Transaction, params};
+
+use lamplight_proto::{
+    delta::Metrics,
+    ids::{Digest, Lease, NodeId, RoundId, UnixMillis},
+};
+
+use super::{
+    StoreError, all, first, from_bytes, from_json, optional_digest, parse, signed, to_json,
+    unsigned,
+};
+
+/// How it stands with a node in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Asked.
+    Offered,
+    /// Its last delta was refused; it may send another.
+    Refused,
+    /// Its delta is kept.
+    Accepted,
+    /// It reported that it delivers none.
+    Failed,
+    /// The round closed without it.
+    Missing,
+}
+
+impl State {
+    /// As stored and listed.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Offered => "offered",
+            Self::Refused => "refused",
+            Self::Accepted => "accepted",
+            Self::Failed => "failed",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+impl std::str::FromStr for State {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        [
+            Self::Offered,
+            Self::Refused,
+            Self::Accepted,
+            Self::Failed,
+            Self::Missing,
+        ]
+        .into_iter()
+        .find(|s| s.as_str() == text)
+        .ok_or_else(|| format!("{text:?}, which is no state"))
+    }
+}
+
+/// A delta that passed every check.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delta {
+    /// SHA-256 of the signed manifest's payload.
+    pub manifest_digest: Digest,
+    /// SHA-256 of the delta file.
+    pub digest: Digest,
+    /// Its bytes.
+    pub bytes: u64,
+    /// L2 norm before clipping.
+    pub norm: f64,
+    /// From the manifest.
+    pub counter: u64,
+    /// Samples trained on.
+    pub sample_count: u64,
+    /// On the node's held-out samples, before.
+    pub before: Option<Metrics>,
+    /// On the node's held-out samples, after.
+    pub after: Option<Metrics>,
+    /// Wall time of training.
+    pub training_seconds: f64,
+    /// When it was accepted.
+    pub accepted: UnixMillis,
+    /// The signed answer.
+    pub receipt: Vec<u8>,
+}
+
+/// A node in a round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Participant {
+    /// The round.
+    pub round: RoundId,
+    /// The node.
+    pub node: NodeId,
+    /// Its name for people.
+    pub name: String,
+    /// Ties its delta to its offer.
+    pub lease: Lease,
+    /// How it stands.
+    pub state: State,
+    /// Why refused or failed.
+    pub reason: String,
+    /// Bytes of the base it pulled.
+    pub model_bytes: u64,
+    /// What clipping did, once aggregated.
+    pub clip_factor: Option<f64>,
+    /// Its delta, once accepted.
+    pub delta: Option<Delta>,
+}
+
+const SELECT: &str = "SELECT p.round, p.node, n.name, p.lease, p.state, p.reason, p.model_bytes,
+    p.clip_factor, p.manifest_digest, p.delta_digest, p.delta_bytes, p.delta_norm, p.counter,
+    p.sample_count, p.before, p.after, p.training_seconds, p.accepted_unix_ms, p.receipt
+    FROM participants p JOIN nodes n ON n.id = p.node";
+
+fn read(r: &rusqlite::Row<'_>) -> Result<Participant, StoreError> {
+    let node: String = r.get(1)?;
+    let lease: Vec<u8> = r.get(3)?;
+    let state: String = r.get(4)?;
+    let delta = match optional_digest("participants.manifest_digest", r.get(8)?)? {
+        None => None,
+        Some(manifest_digest) => {
+            let digest: Vec<u8> = r.get(9)?;
+            let before: Option<String> = r.get(14)?;
+            let after: Option<String> = r.get(15)?;
+            Some(Delta {
+                manifest_digest,
+                digest: from_bytes("participants.delta_digest", &digest)?,
+                bytes: unsigned("participants.delta_bytes", r.get(10)?)?,
+                norm: r.get(11)?,
+                counter: unsigned("participants.counter", r.get(12)?)?,
+                sample_count: unsigned("participants.sample_count", r.get(13)?)?,
+                before: before
+                    .map(|t| from_json("participants.before", &t))
+                    .transpose()?,
+                after: after
+                    .map(|t| from_json("participants.after", &t))
+                    .transpose()?,
+                training_seconds: r.get(16)?,
+                accepted: UnixMillis(r.get(17)?),
+                receipt: r.get(18)?,
+            })
+        }
+    };
+    Ok(Participant {
+        round: RoundId(unsigned("participants.round", r.get(0)?)?),
+        node: parse("participants.node", &node)?,
+        name: r.get(2)?,
+        lease: from_bytes("participants.lease", &lease)?,
+        state: parse("participants.state", &state)?,
+        reason: r.get(5)?,
+        model_bytes: unsigned("participants.model_bytes", r.get(6)?)?,
+        clip_factor: r.get(7)?,
+        delta,
+    })
+}
+
+/// Asks a node.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn ask(
+    tx: &Transaction<'_>,
+    round: RoundId,
+    node: &NodeId,
+    lease: Lease,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO participants (round, node, lease, state) VALUES (?1, ?2, ?3, 'offered')",
+        params![
+            signed("participants.round", round.0)?,
+            node.as_str(),
+            lease.0
+        ],
+    )?;
+    Ok(())
+}
+
+/// Everyone in a round, by node id.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn of_round(c: &Connection, round: RoundId) -> Result<Vec<Participant>, StoreError> {
+    all(
+        c,
+        &format!("{SELECT} WHERE p.round = ?1 ORDER BY p.node"),
+        [signed("participants.round", round.0)?],
+        read,
+    )
+}
+
+/// A node in a round.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn find(
+    c: &Connection,
+    round: RoundId,
+    node: &NodeId,
+) -> Result<Option<Participant>, StoreError> {
+    // A number above what SQLite holds is a round that does not exist.
+    let Ok(round) = i64::try_from(round.0) else {
+        return Ok(None);
+    };
+    first(
+        c,
+        &format!("{SELECT} WHERE p.round = ?1 AND p.node = ?2"),
+        params![round, node.as_str()],
+        read,
+    )
+}
+
+/// The oldest collecting round that waits for a node.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn waited_for(c: &Connection, node: &NodeId) -> Result<Option<Participant>, StoreError> {
+    first(
+        c,
+        &format!(
+            "{SELECT} JOIN rounds r ON r.id = p.round
+             WHERE p.node = ?1 AND p.state IN ('offered', 'refused') AND r.phase = 'collecting'
+             ORDER BY p.round LIMIT 1"
+        ),
+        [node.as_str()],
+        read,
+    )
+}
+
+/// Whether a node takes part in a round that has not ended: more work may come soon.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn is_in_running_round(c: &Connection, node: &NodeId) -> Result<bool, StoreError> {
+    Ok(c.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM rounds r JOIN participants p ON p.round = r.id
+                        WHERE r.ended_unix_ms IS NULL AND p.node = ?1)",
+    )?
+    .query_row([node.as_str()], |r| r.get(0))?)
+}
+
+/// Whether a lease was given to this node in some round.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn had_lease(c: &Connection, node: &NodeId, lease: Lease) -> Result<bool, StoreError> {
+    Ok(c.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM participants WHERE node = ?1 AND lease = ?2)",
+    )?
+    .query_row(params![node.as_str(), lease.0], |r| r.get(0))?)
+}
+
+/// The accepted delta with this manifest.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn with_manifest(
+    c: &Connection,
+    node: &NodeId,
+    manifest: Digest,
+) -> Result<Option<Participant>, StoreError> {
+    first(
+        c,
+        &format!("{SELECT} WHERE p.node = ?1 AND p.manifest_digest = ?2"),
+        params![node.as_str(), manifest.as_bytes()],
+        read,
+    )
+}
+
+/// Keeps an accepted delta.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn accept(
+    tx: &Transaction<'_>,
+    round: RoundId,
+    node: &NodeId,
+    d: &Delta,
+) -> Result<(), StoreError> {
+    let json = |m: Option<Metrics>| m.map(|m| to_json("participants.before", &m)).transpose();
+    tx.execute(
+        "UPDATE participants SET state = 'accepted', reason = '', manifest_digest = ?3,
+             delta_digest = ?4, delta_bytes = ?5, delta_norm = ?6, counter = ?7, sample_count = ?8,
+             before = ?9, after = ?10, training_seconds = ?11, accepted_unix_ms = ?12,
+             receipt = ?13
+         WHERE round = ?1 AND node = ?2",
+        params![
+            signed("participants.round", round.0)?,
+            node.as_str(),
+            d.manifest_digest.as_bytes(),
+            d.digest.as_bytes(),
+            signed("participants.delta_bytes", d.bytes)?,
+            d.norm,
+            signed("participants.counter", d.counter)?,
+            signed("participants.sample_count", d.sample_count)?,
+            json(d.before)?,
+            json(d.after)?,
+            d.training_seconds,
+            d.accepted.0,
+            d.receipt
+        ],
+    )?;
+    Ok(())
+}
+
+/// Notes that a node failed or its delta was refused. Never changes one that has ended.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn note(
+    tx: &Transaction<'_>,
+    round: RoundId,
+    node: &NodeId,
+    state: State,
+    reason: &str,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE participants SET state = ?3, reason = ?4
+         WHERE round = ?1 AND node = ?2 AND state IN ('offered', 'refused')",
+        params![
+            signed("participants.round", round.0)?,
+            node.as_str(),
+            state.as_str(),
+            reason
+        ],
+    )?;
+    Ok(())
+}
+
+/// The round closed: whoever has not ended is missing. One whose delta was refused stays refused.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn close(tx: &Transaction<'_>, round: RoundId) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE participants SET state = 'missing' WHERE round = ?1 AND state = 'offered'",
+        [signed("participants.round", round.0)?],
+    )?;
+    Ok(())
+}
+
+/// Keeps what clipping did to a delta.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn clipped(
+    tx: &Transaction<'_>,
+    round: RoundId,
+    node: &NodeId,
+    factor: f64,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE participants SET clip_factor = ?3 WHERE round = ?1 AND node = ?2",
+        params![
+            signed("participants.round", round.0)?,
+            node.as_str(),
+            factor
+        ],
+    )?;
+    Ok(())
+}
+
+/// Counts bytes of a base that a node pulled, in the running rounds that start from it.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn pulled(
+    tx: &Transaction<'_>,
+    node: &NodeId,
+    base: Digest,
+    bytes: u64,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE participants SET model_bytes = model_bytes + ?3
+         WHERE node = ?1 AND round IN (
+             SELECT r.id FROM rounds r JOIN tasks t ON t.id = r.task
+             JOIN releases b ON b.model = t.model AND b.version = r.base_version
+             WHERE r.ended_unix_ms IS NULL AND b.digest = ?2)",
+        params![
+            node.as_str(),
+            base.as_bytes(),
+            signed("participants.model_bytes", bytes)?
+        ],
+    )?;
+    Ok(())
+}
