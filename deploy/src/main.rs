@@ -1,1 +1,88 @@
-fn main() {}
+//! `lamplight`: the operator's command line, and a whole fleet in one binary.
+//!
+//! ```text
+//!   lamplight init | model | node | round | release    the operator, over gRPC
+//!   lamplight coordinator …, lamplight agent …         the entry points of the two other binaries
+//!   lamplight demo                                     all of it, as real processes on loopback
+//! ```
+//!
+//! Results go to stdout (`--json` for machines), progress and logs to stderr. Exit codes: 0 done,
+//! 1 refused, 2 failed.
+
+mod command;
+mod demo;
+mod operator;
+mod output;
+mod pretrain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Fine-tune models on sensor nodes; only signed deltas leave the node.
+#[derive(Debug, Parser)]
+#[command(name = "lamplight", version, about, max_term_width = 100)]
+#[command(
+    after_help = "Example, everything at once on this machine:\n  lamplight demo\n\n\
+    Exit codes: 0 done, 1 refused, 2 failed."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a deployment: certificate authority, release key, operator identity
+    Init(command::init::Args),
+    /// Run or inspect the fleet's server
+    Coordinator(lamplight_coordinator::cli::Args),
+    /// Run or inspect a sensor node
+    Agent(lamplight_agent::cli::Args),
+    /// Pretrain, show, push and list models
+    #[command(subcommand)]
+    Model(command::model::Command),
+    /// Let nodes join, list them
+    #[command(subcommand)]
+    Node(command::node::Command),
+    /// Start rounds of fine-tuning, watch them
+    #[command(subcommand)]
+    Round(command::round::Command),
+    /// List, show and verify releases
+    #[command(subcommand)]
+    Release(command::release::Command),
+    /// A coordinator and a fleet of agents on this machine, end to end
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Logs go to stderr and stay quiet beside progress bars; the long-running programs speak more.
+    let level = match cli.command {
+        Command::Coordinator(_) | Command::Agent(_) => "info",
+        _ => "warn",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LAMPLIGHT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(e) => return output::failed(&anyhow::anyhow!("the async runtime did not start: {e}")),
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Init(args) => command::init::run(&args),
+            Command::Coordinator(args) => lamplight_coordinator::cli::run(args).await,
+            Command::Agent(args) => lamplight_agent::cli::run(args).await,
+            Command::Model(command) => command::model::run(command).await,
+            Command::Node(command) => command::node::run(command).await,
+            Command::Round(command) => command::round::run(command).await,
+            Command::Release(command) => command::release::run(command).await,
+            Command::Demo(args) => demo::run(args).await,
+        }
+    });
+    result.unwrap_or_else(|e| output::failed(&e))
+}

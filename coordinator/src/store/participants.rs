@@ -188,6 +188,17 @@ pub fn of_round(c: &Connection, round: RoundId) -> Result<Vec<Participant>, Stor
     )
 }
 
+/// How many nodes a round asked, and how many of their deltas it keeps.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn tally(c: &Connection, round: RoundId) -> Result<(u32, u32), StoreError> {
+    let sql = "SELECT count(*), count(*) FILTER (WHERE state = 'accepted') \
+               FROM participants WHERE round = ?1";
+    let round = [signed("participants.round", round.0)?];
+    Ok(c.query_row(sql, round, |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
 /// A node in a round.
 ///
 /// # Errors

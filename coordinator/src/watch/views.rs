@@ -78,7 +78,12 @@ fn participant(p: Participant, live: Option<&Progress>) -> wire::ParticipantView
     view
 }
 
-fn round(r: Round, members: Vec<Participant>, live: &HashMap<NodeId, Progress>) -> wire::RoundView {
+fn round(
+    r: Round,
+    (cohort, accepted): (u32, u32),
+    members: Vec<Participant>,
+    live: &HashMap<NodeId, Progress>,
+) -> wire::RoundView {
     wire::RoundView {
         round: r.id.0,
         task: r.task.0,
@@ -100,6 +105,8 @@ fn round(r: Round, members: Vec<Participant>, live: &HashMap<NodeId, Progress>) 
         evaluation: r.evaluation.map(Into::into),
         target_deltas: r.target,
         minimum_deltas: r.minimum,
+        cohort_nodes: cohort,
+        accepted_deltas: accepted,
     }
 }
 
@@ -141,12 +148,16 @@ impl House {
     /// # Errors
     /// [`crate::fault::Broken`].
     pub fn view_rounds(&self, task: Option<TaskId>) -> Result<Vec<wire::RoundView>, Fault> {
-        let all = self.store.read(|c| rounds::list(c, task))?;
         let nobody = HashMap::new();
-        Ok(all
-            .into_iter()
-            .map(|r| round(r, Vec::new(), &nobody))
-            .collect())
+        Ok(self.store.read(|c| {
+            rounds::list(c, task)?
+                .into_iter()
+                .map(|r| {
+                    let tally = participants::tally(c, r.id)?;
+                    Ok(round(r, tally, Vec::new(), &nobody))
+                })
+                .collect::<Result<_, StoreError>>()
+        })?)
     }
 
     /// A round with its participants.
@@ -154,11 +165,12 @@ impl House {
     /// # Errors
     /// Refuses one that does not exist.
     pub fn view_round(&self, id: RoundId) -> Result<wire::RoundView, Fault> {
-        let (row, members) = self.store.read(|c| {
+        let (row, tally, members) = self.store.read(|c| {
             let row = rounds::find(c, id)?
                 .ok_or_else(|| Refusal::new(Reason::NotFound, format!("there is no round {id}")))?;
-            Ok::<_, Fault>((row, participants::of_round(c, id)?))
+            let tally = participants::tally(c, id)?;
+            Ok::<_, Fault>((row, tally, participants::of_round(c, id)?))
         })?;
-        Ok(round(row, members, &self.watch.of(id)))
+        Ok(round(row, tally, members, &self.watch.of(id)))
     }
 }

@@ -1,0 +1,292 @@
+//! `lamplight model`: pretrain, show, push and list models.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use lamplight_agent::source::SourceSpec;
+use lamplight_models::{model::Model, quant::gguf};
+use lamplight_proto::{ids::Digest, ids::ModelName, keys, wire};
+use serde::Serialize;
+
+use crate::{
+    operator::Connection,
+    output::{self, Format},
+    pretrain::{self, Recipe},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model from scratch on "cloud" data and write it quantized
+    #[command(after_help = "Example:\n  lamplight model pretrain --source \
+        'builtin:post?post=cloud' --out post.gguf")]
+    Pretrain(Pretrain),
+    /// Show a model file: layers, shapes, parameters, cost, what goes in and comes out
+    #[command(after_help = "Example:\n  lamplight model show post.gguf")]
+    Show(Show),
+    /// Upload a model file and make it the next release
+    #[command(
+        after_help = "Example:\n  lamplight model push post.gguf --model post \
+        --coordinator fleet.example.org:7443 --identity ./fleet/operators/admin"
+    )]
+    Push(Push),
+    /// List the models that have releases
+    #[command(after_help = "Example:\n  lamplight model list --coordinator \
+        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    List(List),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pretrain {
+    /// Where the samples come from, e.g. builtin:post?post=cloud or hapt:DIR?subjects=5,9
+    #[arg(long, value_name = "SOURCE")]
+    source: SourceSpec,
+    /// The model file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    recipe: Recipe,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// A GGUF model file
+    file: PathBuf,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Push {
+    /// A GGUF model file
+    file: PathBuf,
+    /// The model it becomes a release of
+    #[arg(long)]
+    model: ModelName,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct Pretrained {
+    file: PathBuf,
+    digest: Digest,
+    bytes: usize,
+    parameters: usize,
+    train_samples: usize,
+    held_out_samples: usize,
+    /// Of the quantized model, on held-out samples of the same source.
+    held_out_accuracy: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Layer {
+    name: String,
+    kind: &'static str,
+    output: Vec<usize>,
+    parameters: usize,
+    forward_flop: u64,
+    training_flop: u64,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    digest: Digest,
+    bytes: usize,
+    architecture: String,
+    input: Vec<usize>,
+    channels: Vec<String>,
+    sampling_rate_hz: Option<f64>,
+    classes: Vec<String>,
+    parameters: usize,
+    /// Per sample.
+    forward_flop: u64,
+    /// Per sample: forward and both gradients.
+    training_flop: u64,
+    layers: Vec<Layer>,
+}
+
+fn describe(model: &Model, file: &[u8]) -> anyhow::Result<Shown> {
+    let graph = model.check()?;
+    let layers: Vec<Layer> = graph
+        .nodes
+        .iter()
+        .zip(&graph.sources)
+        .zip(&graph.shapes)
+        .map(|((node, sources), shape)| {
+            let inputs: Vec<_> = sources.iter().map(|&s| graph.shape(s)).collect();
+            let cost = node.op.cost(&inputs)?;
+            Ok(Layer {
+                name: node.name.clone(),
+                kind: node.op.kind(),
+                output: shape.clone(),
+                parameters: node
+                    .op
+                    .params()
+                    .iter()
+                    .map(|p| p.shape.iter().product::<usize>())
+                    .sum(),
+                forward_flop: cost.forward_flop,
+                training_flop: cost.step_flop(),
+            })
+        })
+        .collect::<anyhow::Result<_>>()?;
+    Ok(Shown {
+        digest: Digest::of(file),
+        bytes: file.len(),
+        architecture: model.info.architecture.clone(),
+        input: graph.input.clone(),
+        channels: model.info.channels.clone(),
+        sampling_rate_hz: model.info.sampling_rate_hz,
+        classes: model.info.classes.clone(),
+        parameters: layers.iter().map(|l| l.parameters).sum(),
+        forward_flop: layers.iter().map(|l| l.forward_flop).sum(),
+        training_flop: layers.iter().map(|l| l.training_flop).sum(),
+        layers,
+    })
+}
+
+fn shape(dimensions: &[usize]) -> String {
+    let text: Vec<String> = dimensions.iter().map(ToString::to_string).collect();
+    text.join(" x ")
+}
+
+fn count(n: u64) -> String {
+    indicatif::HumanCount(n).to_string()
+}
+
+fn details(s: &Shown) -> String {
+    let mut table = output::table([
+        "layer",
+        "operator",
+        "output",
+        "parameters",
+        "forward FLOP",
+        "training FLOP",
+    ]);
+    for l in &s.layers {
+        table.add_row([
+            l.name.clone(),
+            l.kind.to_owned(),
+            shape(&l.output),
+            count(l.parameters as u64),
+            count(l.forward_flop),
+            count(l.training_flop),
+        ]);
+    }
+    let rate = s
+        .sampling_rate_hz
+        .map_or_else(String::new, |hz| format!(" at {hz} Hz"));
+    format!(
+        "{} ({}), digest {}\ninput    {}{rate}: {}\nclasses  {}\n\
+         {} parameters; per sample {} FLOP forward, {} to train\n{table}",
+        s.architecture,
+        output::bytes(s.bytes as u64),
+        s.digest,
+        shape(&s.input),
+        s.channels.join(", "),
+        s.classes.join(", "),
+        count(s.parameters as u64),
+        count(s.forward_flop),
+        count(s.training_flop),
+    )
+}
+
+fn read(file: &PathBuf) -> anyhow::Result<(Vec<u8>, Model)> {
+    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let model = gguf::read(&bytes).with_context(|| file.display().to_string())?;
+    Ok((bytes, model))
+}
+
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Pretrain(args) => {
+            let source = args.source.open()?;
+            let (train, held_out) = (source.train()?, source.held_out()?);
+            let bar = output::bar(1, "pretrain");
+            let model = pretrain::pretrain(&args.recipe, &source.describe(), &train, &bar)?;
+            bar.finish_and_clear();
+            let bytes = gguf::write(&model)?;
+            let quantized = gguf::read(&bytes)?;
+            let held_out_accuracy = if held_out.is_empty() {
+                None
+            } else {
+                Some(pretrain::accuracy(&quantized, &held_out)?)
+            };
+            keys::write_aside(&args.out, &bytes, 0o644)
+                .with_context(|| args.out.display().to_string())?;
+            let done = Pretrained {
+                file: args.out,
+                digest: Digest::of(&bytes),
+                bytes: bytes.len(),
+                parameters: quantized.parameter_count(),
+                train_samples: train.len(),
+                held_out_samples: held_out.len(),
+                held_out_accuracy,
+            };
+            args.format.print(&done, |d| {
+                let accuracy = d
+                    .held_out_accuracy
+                    .map_or_else(|| "not measured".to_owned(), output::percent);
+                format!(
+                    "wrote {} ({}), digest {}\naccuracy on {} held-out samples: {accuracy}",
+                    d.file.display(),
+                    output::bytes(d.bytes as u64),
+                    d.digest,
+                    d.held_out_samples,
+                )
+            })
+        }
+        Command::Show(args) => {
+            let (bytes, model) = read(&args.file)?;
+            args.format.print(&describe(&model, &bytes)?, details)
+        }
+        Command::Push(args) => {
+            // Read here first: a broken file is told apart without a network.
+            let (bytes, _) = read(&args.file)?;
+            let mut operator = args.connection.open()?;
+            let bar = output::bar(bytes.len() as u64, "push");
+            let digest = operator.put_blob(bytes.into(), Some(bar.clone())).await?;
+            bar.finish_and_clear();
+            let request = wire::PublishModelRequest {
+                model: args.model.to_string(),
+                digest: digest.to_bytes(),
+            };
+            let release = operator.calls.publish_model(request).await?.into_inner();
+            args.format.print(&release, |r| {
+                format!("{} version {} is {}", r.model, r.version, r.digest)
+            })
+        }
+        Command::List(args) => {
+            let mut operator = args.connection.open()?;
+            let request = wire::ListModelsRequest {};
+            let reply = operator.calls.list_models(request).await?.into_inner();
+            args.format.print(&reply.models, |models| {
+                let mut table =
+                    output::table(["model", "architecture", "parameters", "classes", "newest"]);
+                for m in models {
+                    table.add_row([
+                        m.name.clone(),
+                        m.architecture.clone(),
+                        count(m.parameters),
+                        m.classes.join(", "),
+                        format!("{} ({})", m.newest_version, output::short(&m.newest_digest)),
+                    ]);
+                }
+                table.to_string()
+            })
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! `lamplight demo`: the main job, end to end, on this machine.
+//!
+//! ```text
+//!   scenario   whose data: cloud, nodes, people nobody trained on
+//!   fleet      a coordinator and N agents as processes of their own, on loopback
+//!   watch      rounds and nodes, live
+//!   measure    every release on every node's unseen samples; baselines in one place
+//!   report     the table, the JSON line, the picture
+//! ```
+
+mod fleet;
+mod measure;
+mod picture;
+mod report;
+mod scenario;
+mod watch;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use lamplight_coordinator::InitOptions;
+use lamplight_models::quant::gguf;
+use lamplight_proto::{keys, tls::Identity, wire};
+
+use crate::{
+    command::round::{self, TaskRequest},
+    demo::{fleet::Fleet, scenario::Scenario},
+    operator::Operator,
+    output::{self, Format},
+    pretrain,
+};
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Examples:\n  lamplight demo\n  lamplight demo --nodes 8 --rounds 5 \
+    --keep ./kept\n  lamplight demo --data ../shared/data/har_hapt --draw 1 --nodes 12 --rounds 10"
+)]
+pub(crate) struct Args {
+    /// Whose data: builtin:post (simulated lamp posts) or a directory with the HAPT recordings
+    #[arg(long, default_value = "builtin:post")]
+    data: String,
+    /// Which people of the recordings take part (draws.csv)
+    #[arg(long, default_value_t = 1)]
+    draw: u32,
+    /// Number of nodes
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    nodes: u32,
+    /// Number of rounds
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Passes over a node's samples in each round
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    epochs: Option<u32>,
+    /// Each node sees only this many of the classes
+    #[arg(long, value_name = "CLASSES")]
+    skew: Option<usize>,
+    /// Seed of the simulated town, of initial parameters and of shuffling
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Keep all files here (must be empty or missing); otherwise they are removed at the end
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// The model's name in the demo's deployment.
+const MODEL: &str = "demo";
+/// How long the coordinator, or all nodes together, may take to get ready.
+const READY: Duration = Duration::from_secs(60);
+/// A round in the demo closes on the whole cohort; past this something is broken.
+const ROUND_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Where a demo's files are.
+enum Place {
+    Kept(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Place {
+    fn new(keep: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(dir) = keep else {
+            let dir = tempfile::Builder::new()
+                .prefix("lamplight-demo-")
+                .tempdir()?;
+            return Ok(Self::Temporary(dir));
+        };
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        let mut entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+        anyhow::ensure!(
+            entries.next().is_none(),
+            "{} is not empty; name another directory for --keep, or empty it",
+            dir.display()
+        );
+        Ok(Self::Kept(std::path::absolute(dir)?))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(dir) => dir,
+            Self::Temporary(dir) => dir.path(),
+        }
+    }
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let format = args.format;
+    let place = Place::new(args.keep.as_deref())?;
+    let mut fleet = Fleet::new(place.path())?;
+    let outcome = tokio::select! {
+        outcome = steps(&args, place.path(), &mut fleet) => Some(outcome),
+        () = fleet::interrupted() => None,
+    };
+    // Whatever happened, nothing is left running.
+    let stopped = fleet.stop().await;
+    let Some(outcome) = outcome else {
+        eprintln!("interrupted; everything is stopped");
+        return Ok(ExitCode::from(130));
+    };
+    let finished = match outcome {
+        Ok(report) => report,
+        Err(e) => {
+            fleet.explain();
+            if let Place::Temporary(dir) = place {
+                // Files that explain a failure are worth more than a tidy /tmp.
+                let kept = dir.keep();
+                return Err(e.context(format!("the demo's files are in {}", kept.display())));
+            }
+            return Err(e);
+        }
+    };
+    stopped?;
+    format.print(&finished, ToString::to_string)
+}
+
+async fn steps(args: &Args, dir: &Path, fleet: &mut Fleet) -> anyhow::Result<report::Report> {
+    let began = Instant::now();
+    let scenario = Scenario::new(args)?;
+
+    // 1. Pretrain on the cloud's data, quantize.
+    let (model, base_bytes) = {
+        let scenario = scenario.clone();
+        tokio::task::spawn_blocking(move || {
+            let source = scenario.cloud.open()?;
+            let bar = output::bar(1, "pretrain");
+            let samples = source.train()?;
+            let model = pretrain::pretrain(&scenario.recipe, &source.describe(), &samples, &bar)?;
+            bar.finish_and_clear();
+            let bytes = gguf::write(&model)?;
+            Ok::<_, anyhow::Error>((gguf::read(&bytes)?, bytes))
+        })
+        .await??
+    };
+    keys::write_aside(&dir.join("pretrained.gguf"), &base_bytes, 0o644)?;
+
+    // 2. A deployment, its coordinator, the first release.
+    let home = dir.join("coordinator");
+    let deployment = lamplight_coordinator::init(&InitOptions {
+        dir: home.clone(),
+        deployment: "demo".parse()?,
+        hosts: Vec::new(),
+        operator: "demo".parse()?,
+    })?;
+    let address = fleet.start_coordinator(&home, READY).await?;
+    let identity = Identity::read(&deployment.operator)?;
+    let mut operator = Operator::connect(&address, &identity)?;
+    let digest = operator.put_blob(base_bytes.into(), None).await?;
+    let publish = wire::PublishModelRequest {
+        model: MODEL.to_owned(),
+        digest: digest.to_bytes(),
+    };
+    operator.calls.publish_model(publish).await?;
+
+    // 3. Nodes join, each with its own data.
+    let request = wire::CreateTokenRequest {
+        count: args.nodes,
+        valid_seconds: 3600,
+    };
+    let tokens = operator.calls.create_token(request).await?.into_inner();
+    for (plan, token) in scenario.nodes.iter().zip(&tokens.tokens) {
+        fleet.start_agent(plan, &address, token)?;
+    }
+    let nodes = fleet
+        .wait_enrolled(&mut operator, scenario.nodes.len(), READY)
+        .await?;
+
+    // 4. The rounds.
+    let evaluation = {
+        let spec = scenario.evaluation.clone();
+        tokio::task::spawn_blocking(move || anyhow::Ok(spec.open()?.held_out()?.to_bytes()?))
+            .await??
+    };
+    let task = TaskRequest {
+        model: MODEL.parse()?,
+        rounds: args.rounds,
+        target: 0,
+        minimum: args.nodes,
+        deadline: ROUND_DEADLINE,
+        cohort: Vec::new(),
+        training: scenario.training.clone(),
+        delta_clip_norm: 0.0,
+        weight_cap: 0,
+        evaluation: Some(evaluation),
+    };
+    let started = round::start(&mut operator, task).await?;
+    let rounds = watch::rounds(&mut operator, fleet, started.task, args.rounds).await?;
+
+    // 5. What came of it: every release on samples the nodes never trained on.
+    let request = wire::ListReleasesRequest {
+        model: MODEL.to_owned(),
+    };
+    let releases = operator
+        .calls
+        .list_releases(request)
+        .await?
+        .into_inner()
+        .releases;
+    let mut files = Vec::new();
+    for release in &releases {
+        files.push(operator.pull(release.digest.parse()?, release.size).await?);
+    }
+    fleet.stop_agents().await?;
+    let measured = {
+        let (scenario, rounds) = (scenario.clone(), args.rounds);
+        tokio::task::spawn_blocking(move || measure::measure(&scenario, &model, &files, rounds))
+            .await??
+    };
+    let picture = dir.join("accuracy.svg");
+    picture::draw(&picture, &scenario, &measured)?;
+
+    Ok(report::Report::new(report::Parts {
+        scenario: &scenario,
+        nodes: &nodes,
+        rounds: &rounds,
+        releases: &releases,
+        measured: &measured,
+        seconds: began.elapsed().as_secs_f64(),
+        kept: args.keep.is_some().then(|| dir.to_owned()),
+    }))
+}

@@ -1,0 +1,107 @@
+//! How the command line feels: help with examples, exit codes, errors that name the remedy.
+
+use std::process::{Command, Output};
+
+fn lamplight(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lamplight"))
+        .args(arguments)
+        .env_remove("LAMPLIGHT_COORDINATOR")
+        .env_remove("LAMPLIGHT_IDENTITY")
+        .output()
+        .expect("the program starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    for command in [
+        &["init"][..],
+        &["coordinator", "run"],
+        &["agent", "enrol"],
+        &["agent", "run"],
+        &["agent", "status"],
+        &["model", "pretrain"],
+        &["model", "show"],
+        &["model", "push"],
+        &["model", "list"],
+        &["node", "token"],
+        &["node", "list"],
+        &["round", "start"],
+        &["round", "list"],
+        &["round", "show"],
+        &["release", "list"],
+        &["release", "show"],
+        &["release", "verify"],
+        &["demo"],
+    ] {
+        let output = lamplight(&[command, &["--help"]].concat());
+        assert!(output.status.success(), "{command:?}");
+        let help = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(help.contains("Example"), "{command:?}: {help}");
+    }
+}
+
+#[test]
+fn failures_are_2_and_name_the_thing() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let missing = dir.path().join("missing.gguf").display().to_string();
+    let output = lamplight(&["model", "show", &missing]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("missing.gguf"),
+        "{}",
+        stderr(&output)
+    );
+
+    let broken = dir.path().join("broken.gguf");
+    std::fs::write(&broken, b"GGUF but not really").expect("written");
+    let output = lamplight(&["model", "show", &broken.display().to_string()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("broken.gguf"),
+        "{}",
+        stderr(&output)
+    );
+
+    let output = lamplight(&["demo", "--keep", &dir.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("is not empty"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn an_operator_without_an_identity_is_told_where_it_comes_from() {
+    let output = lamplight(&[
+        "node",
+        "list",
+        "--coordinator",
+        "127.0.0.1:1",
+        "--identity",
+        "nowhere",
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("lamplight init"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_deployment_is_made_once() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let fleet = dir.path().join("fleet").display().to_string();
+    let output = lamplight(&["init", "--dir", &fleet, "--deployment", "test", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let key = dir.path().join("fleet/release.key");
+    let before = std::fs::read(&key).expect("a key");
+    let again = lamplight(&["init", "--dir", &fleet, "--deployment", "test"]);
+    assert!(!again.status.success());
+    assert_eq!(std::fs::read(&key).expect("the key"), before);
+}
