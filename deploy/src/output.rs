@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lamplight_coordinator::release::VerifyFailure;
 use lamplight_proto::refusal::Refusal;
@@ -96,9 +96,16 @@ fn explain(error: &anyhow::Error) -> String {
 /// A table without heavy lines.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─')));
     table.set_header(header);
     table
+}
+
+/// Aligns the columns of numbers, from `first` on, to the right.
+pub(crate) fn right_from(table: &mut Table, first: usize) {
+    for column in table.column_iter_mut().skip(first) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
 }
 
 /// Bytes for people, in powers of 1024.

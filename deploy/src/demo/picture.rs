@@ -40,12 +40,12 @@ pub(super) fn draw(file: &Path, scenario: &Scenario, measured: &Measured) -> any
         chart
             .configure_mesh()
             .disable_x_mesh()
+            .max_light_lines(0)
             .x_labels(rounds.min(10) + 1)
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| format!("{y:.0} %"))
             .x_desc("round")
             .y_desc("accuracy on samples nobody trained on")
-            .light_line_style(RGBColor(236, 238, 242))
             .bold_line_style(RGBColor(222, 225, 232))
             .axis_style(NIGHT)
             .draw()?;

@@ -197,7 +197,7 @@ impl fmt::Display for Report {
             "after",
             "pulled",
             "sent",
-            "data that stayed home",
+            "stayed home",
         ]);
         for n in &self.per_node {
             table.add_row([
@@ -210,6 +210,7 @@ impl fmt::Display for Report {
                 output::bytes(n.bytes_stayed),
             ]);
         }
+        output::right_from(&mut table, 1);
         writeln!(
             f,
             "{}, {} rounds, {:.0} s\n\naccuracy on each node's own unseen samples:\n{table}\n",

@@ -40,7 +40,10 @@ pub(super) struct Scenario {
 /// Posts the cloud's data comes from; none of them is a node's.
 const CLOUD_POSTS: u32 = 6;
 
-fn training(learning_rate: f32, epochs: u32, seed: u64) -> Training {
+/// Labelled windows of a node's day; enough held out that a point of accuracy means something.
+const POST_SAMPLES: &str = "train=600&held_out=400";
+
+fn training(learning_rate: f32, clip_norm: f32, epochs: u32, seed: u64) -> Training {
     Training {
         epochs,
         batch: 32,
@@ -49,7 +52,7 @@ fn training(learning_rate: f32, epochs: u32, seed: u64) -> Training {
             momentum: 0.9,
             weight_decay: 0.0,
         },
-        clip_norm: Some(1.0),
+        clip_norm: Some(clip_norm),
         schedule: Schedule::Constant,
         norm_mode: NormMode::Frozen,
         seed,
@@ -72,7 +75,7 @@ impl Scenario {
         let classes = cloud.open()?.describe().classes;
         let nodes = (0..args.nodes as usize)
             .map(|i| {
-                let all = format!("builtin:post?post={i}&seed={seed}");
+                let all = format!("builtin:post?post={i}&seed={seed}&{POST_SAMPLES}");
                 plan(format!("post-{i}"), &all, i, args.skew, &classes)
             })
             .collect::<anyhow::Result<_>>()?;
@@ -83,10 +86,13 @@ impl Scenario {
             nodes,
             unseen: None,
             recipe: Recipe {
+                epochs: 20,
+                // A post's sensor may sit at any angle in its mounting.
+                rotate_deg: 30.0,
                 seed,
                 ..Recipe::default()
             },
-            training: training(0.02, args.epochs.unwrap_or(3), seed),
+            training: training(0.07, 0.5, args.epochs.unwrap_or(5), seed),
         })
     }
 
@@ -132,7 +138,7 @@ impl Scenario {
                 seed: args.seed,
                 ..Recipe::default()
             },
-            training: training(0.02, args.epochs.unwrap_or(1), args.seed),
+            training: training(0.02, 1.0, args.epochs.unwrap_or(1), args.seed),
         })
     }
 }
