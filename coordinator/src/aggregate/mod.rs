@@ -5,10 +5,10 @@
 //!   pass two, once it is kept:      file ──blocks──> clip, weigh ──> fold ──> FixedSum ──> Mean
 //! ```
 //!
-//! Reading order: [`inspect`], [`clip`] (what one node's delta may count), [`fedavg`] (the rule),
-//! [`fixed`] (why the order of arrival leaves no trace), [`hashing`].
+//! Reading order: [`inspect()`], [`clip`] (what one node's delta may count), [`fedavg`] (the rule),
+//! [`fixed`] (why the order of arrival leaves no trace), `hashing` (digests of what streams past).
 //!
-//! Invariants: what passes [`inspect`] can be folded; a file that changed in between is noticed,
+//! Invariants: what passes [`inspect()`] can be folded; a file that changed in between is noticed,
 //! because the second pass hashes what it reads; nothing here holds a delta whole.
 
 pub mod clip;
