@@ -94,6 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             })
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
+            .chain([Cost::of_softmax_cross_entropy(classes)])
             .sum();
         let n = 256;
         let samples = Samples {

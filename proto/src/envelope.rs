@@ -389,4 +389,71 @@ mod tests {
             .expect_err("unknown");
         assert_eq!(e, VerifyError::UnknownKey(key.id().to_string()));
     }
+
+    #[test]
+    fn giants_are_refused_before_they_are_hashed() {
+        let (key, signed) = sealed();
+        let mut e = signed.to_wire();
+        e.payload = vec![0; MAX_PAYLOAD_BYTES + 1].into();
+        assert_eq!(
+            Signed::<Note>::from_wire(e)
+                .verify(&TrustedKeys::new([key.public()]))
+                .map(|_| ()),
+            Err(VerifyError::TooLarge {
+                got: MAX_PAYLOAD_BYTES + 1,
+                max: MAX_PAYLOAD_BYTES
+            })
+        );
+    }
+
+    #[test]
+    fn a_good_signature_counts_behind_strange_ones_but_not_behind_too_many() {
+        let (key, signed) = sealed();
+        let keys = TrustedKeys::new([key.public()]);
+        let strangers = |count: usize| {
+            let mut e = signed.to_wire();
+            let strange = wire::Signature {
+                key_id: vec![7; 16].into(),
+                signature: vec![0; 64].into(),
+            };
+            // Ids and signatures of any length must not panic either.
+            let odd = wire::Signature {
+                key_id: vec![7; 3].into(),
+                signature: Bytes::new(),
+            };
+            let mut all = vec![odd];
+            all.resize(count, strange);
+            all.append(&mut e.signatures);
+            e.signatures = all;
+            Signed::<Note>::from_wire(e).verify(&keys).map(|_| ())
+        };
+        assert_eq!(strangers(MAX_SIGNATURES - 1), Ok(()));
+        assert!(matches!(
+            strangers(MAX_SIGNATURES),
+            Err(VerifyError::UnknownKey(_))
+        ));
+    }
+
+    #[test]
+    fn nothing_is_decoded_before_a_signature_matched() {
+        struct Trap;
+        impl Payload for Trap {
+            const TYPE: &'static str = "test.trap.v1";
+            fn parse(_: &[u8]) -> Result<Self, Malformed> {
+                Err(Malformed::new("trap", "was decoded"))
+            }
+            fn to_payload(&self) -> Vec<u8> {
+                b"trap".to_vec()
+            }
+        }
+        let key = SigningKey::generate().expect("randomness");
+        let stranger = SigningKey::generate().expect("randomness");
+        let signed = Signed::seal(Trap, &key).signed().clone();
+        let verify = |key: &SigningKey| {
+            let keys = TrustedKeys::new([key.public()]);
+            signed.clone().verify(&keys).map(|_| ())
+        };
+        assert!(matches!(verify(&stranger), Err(VerifyError::UnknownKey(_))));
+        assert!(matches!(verify(&key), Err(VerifyError::Malformed(_))));
+    }
 }

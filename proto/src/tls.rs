@@ -383,6 +383,76 @@ mod tests {
         }
     }
 
+    /// An authority and what it needs to issue certificates.
+    fn authority() -> (
+        CertificateDer<'static>,
+        rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+    ) {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("key");
+        let issuer = rcgen::CertifiedIssuer::self_signed(params, key).expect("authority");
+        (issuer.der().clone(), issuer)
+    }
+
+    fn server_certificate(
+        host: &str,
+        issuer: &rcgen::Issuer<'_, rcgen::KeyPair>,
+        spoil: impl FnOnce(&mut rcgen::CertificateParams),
+    ) -> CertificateDer<'static> {
+        let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("name");
+        spoil(&mut params);
+        let key = rcgen::KeyPair::generate().expect("key");
+        let certificate = params.signed_by(&key, issuer).expect("certificate");
+        certificate.der().clone()
+    }
+
+    #[test]
+    fn the_pin_believes_only_what_its_own_authority_issued_for_this_host() {
+        let (ca, issuer) = authority();
+        let (other_ca, other_issuer) = authority();
+        let pinned = Pinned {
+            authority: Digest::of(&ca),
+            provider: provider(),
+        };
+        let check = |leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>]| {
+            let name = ServerName::try_from("fleet.example").expect("name");
+            pinned.verify_server_cert(leaf, chain, &name, &[], UnixTime::now())
+        };
+        let good = server_certificate("fleet.example", &issuer, |_| {});
+        check(&good, std::slice::from_ref(&ca)).expect("issued by the pinned authority");
+        check(&good, &[other_ca.clone(), ca.clone()]).expect("wherever it stands in the chain");
+
+        // The authority is not shown, or another one is.
+        assert!(check(&good, &[]).is_err());
+        assert!(check(&good, std::slice::from_ref(&other_ca)).is_err());
+        // The true authority's certificate is public: showing it beside a forged one is not enough.
+        let forged = server_certificate("fleet.example", &other_issuer, |_| {});
+        assert!(check(&forged, std::slice::from_ref(&ca)).is_err());
+        assert!(check(&forged, &[other_ca, ca.clone()]).is_err());
+        // Another host of the same fleet, and one whose time is over.
+        let elsewhere = server_certificate("other.example", &issuer, |_| {});
+        assert!(check(&elsewhere, std::slice::from_ref(&ca)).is_err());
+        let old = server_certificate("fleet.example", &issuer, |params| {
+            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        });
+        assert!(check(&old, std::slice::from_ref(&ca)).is_err());
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_no_identity() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("tls.key");
+        write_private_key(&path, b"der").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+        assert!(matches!(
+            read_private_key(&path),
+            Err(TlsError::Key(KeyError::Exposed { mode: 0o640, .. }))
+        ));
+    }
+
     #[test]
     fn an_identity_reads_back_from_its_directory() {
         let key = rcgen::KeyPair::generate().expect("key");

@@ -7,10 +7,12 @@ use lamplight_proto::{
     delta::{DeltaManifest, Metrics, Receipt, TensorEntry},
     envelope::Payload,
     ids::{Digest, Lease, ModelVersion, NodeId, RoundId, UnixMillis},
-    offer::{Codec, NormMode, Optimizer, RoundOffer, Schedule, Training},
+    offer::{Codec, MAX_MODEL_BYTES, NormMode, Optimizer, RoundOffer, Schedule, Training},
     release::{Contribution, Provenance, ReleaseManifest, Rule},
+    wire,
 };
 use proptest::prelude::*;
+use prost::Message as _;
 
 fn name<T: std::str::FromStr<Err = Malformed>>(text: &str) -> T {
     text.parse().expect("a plain name")
@@ -197,10 +199,195 @@ prop_compose! {
     }
 }
 
+fn plain<T: std::str::FromStr<Err = Malformed> + std::fmt::Debug>() -> impl Strategy<Value = T> {
+    "[A-Za-z0-9][A-Za-z0-9._-]{0,63}".prop_map(|text| name(&text))
+}
+
+/// A share in `0..1`, as momentum and decay are.
+fn share() -> impl Strategy<Value = f32> {
+    prop_oneof![Just(0.0), 0.0..1.0_f32]
+}
+
+fn optimizer() -> impl Strategy<Value = Optimizer> {
+    let rate = || f32::MIN_POSITIVE..=100.0_f32;
+    let sgd = (rate(), share(), share()).prop_map(|(learning_rate, momentum, weight_decay)| {
+        Optimizer::Sgd {
+            learning_rate,
+            momentum,
+            weight_decay,
+        }
+    });
+    let eps = f32::MIN_POSITIVE..=1.0_f32;
+    let adamw = (rate(), share(), share(), eps, share()).prop_map(
+        |(learning_rate, beta1, beta2, eps, weight_decay)| Optimizer::AdamW {
+            learning_rate,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        },
+    );
+    prop_oneof![sgd, adamw]
+}
+
+prop_compose! {
+    fn any_training()(
+        counts in (1..=1000_u32, 1..=65_536_u32, any::<u64>()),
+        optimizer in optimizer(),
+        clip_norm in proptest::option::of(f32::MIN_POSITIVE..=f32::MAX),
+        schedule in prop_oneof![Just(Schedule::Constant), Just(Schedule::Cosine)],
+        norm_mode in prop_oneof![Just(NormMode::Train), Just(NormMode::Frozen)],
+    ) -> Training {
+        Training {
+            epochs: counts.0,
+            batch: counts.1,
+            seed: counts.2,
+            optimizer,
+            clip_norm,
+            schedule,
+            norm_mode,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_offer()(
+        names in (plain(), plain(), plain()),
+        numbers in (any::<u64>(), any::<u32>(), any::<u64>(), any::<i64>(), any::<u64>()),
+        base_size in 1..=MAX_MODEL_BYTES,
+        base_digest in digest(),
+        lease in any::<[u8; 16]>(),
+        training in any_training(),
+    ) -> RoundOffer {
+        RoundOffer {
+            deployment: names.0,
+            node_id: names.1,
+            model: names.2,
+            round: RoundId(numbers.0),
+            window: numbers.1,
+            base_version: ModelVersion(numbers.2),
+            expires: UnixMillis(numbers.3),
+            max_delta_bytes: numbers.4,
+            base_size,
+            base_digest,
+            lease: Lease(lease),
+            codec: Codec::F32,
+            training,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_contribution()(
+        node_id in plain(),
+        digests in (digest(), digest()),
+        weight in 1..=u64::MAX,
+        clip_factor in prop_oneof![Just(1.0), f64::MIN_POSITIVE..=1.0_f64],
+    ) -> Contribution {
+        Contribution {
+            node_id,
+            delta_digest: digests.0,
+            manifest_digest: digests.1,
+            weight,
+            clip_factor,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_provenance()(
+        numbers in (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>()),
+        base_digest in digest(),
+        base_carry_digest in proptest::option::of(digest()),
+        clip_norm in proptest::option::of(f64::MIN_POSITIVE..=f64::MAX),
+        contributions in proptest::collection::vec(any_contribution(), 0..6),
+    ) -> Provenance {
+        Provenance {
+            round: RoundId(numbers.0),
+            base_version: ModelVersion(numbers.1),
+            weight_cap: numbers.2,
+            fixed_point_bits: numbers.3,
+            base_digest,
+            base_carry_digest,
+            rule: Rule::FedAvg,
+            clip_norm,
+            contributions,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_release()(
+        names in (plain(), plain()),
+        version in 1..=u64::MAX,
+        size in 1..=MAX_MODEL_BYTES,
+        created in any::<i64>(),
+        digest in digest(),
+        carry_digest in proptest::option::of(digest()),
+        provenance in proptest::option::of(any_provenance()),
+        evaluation in metrics(),
+    ) -> ReleaseManifest {
+        ReleaseManifest {
+            deployment: names.0,
+            model: names.1,
+            version: ModelVersion(version),
+            size,
+            created: UnixMillis(created),
+            digest,
+            carry_digest,
+            provenance,
+            evaluation,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_receipt()(
+        names in (plain(), plain()),
+        numbers in (any::<u64>(), any::<u64>(), any::<i64>()),
+        digests in (digest(), digest()),
+    ) -> Receipt {
+        Receipt {
+            deployment: names.0,
+            node_id: names.1,
+            round: RoundId(numbers.0),
+            counter: numbers.1,
+            accepted: UnixMillis(numbers.2),
+            manifest_digest: digests.0,
+            delta_digest: digests.1,
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn a_manifest_reads_back_as_it_was_written(m in any_manifest()) {
         prop_assert_eq!(DeltaManifest::parse(&m.to_payload()), Ok(m));
+    }
+
+    #[test]
+    fn an_offer_reads_back_as_it_was_written(o in any_offer()) {
+        prop_assert_eq!(RoundOffer::parse(&o.to_payload()), Ok(o));
+    }
+
+    #[test]
+    fn a_release_reads_back_as_it_was_written(r in any_release()) {
+        prop_assert_eq!(ReleaseManifest::parse(&r.to_payload()), Ok(r));
+    }
+
+    #[test]
+    fn a_receipt_reads_back_as_it_was_written(r in any_receipt()) {
+        prop_assert_eq!(Receipt::parse(&r.to_payload()), Ok(r));
+    }
+
+    #[test]
+    fn bytes_of_strangers_are_errors_or_values_never_panics(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let _ = DeltaManifest::parse(&bytes);
+        let _ = RoundOffer::parse(&bytes);
+        let _ = ReleaseManifest::parse(&bytes);
+        let _ = Receipt::parse(&bytes);
     }
 
     #[test]
@@ -259,4 +446,73 @@ fn training_settings_out_of_range_are_refused() {
     };
     says(&|t| t.optimizer = sgd(f32::NAN), "learning_rate");
     says(&|t| t.optimizer = sgd(0.0), "learning_rate");
+}
+
+#[test]
+fn each_fault_of_an_offer_is_named() {
+    let says = |change: &dyn Fn(&mut wire::RoundOffer), what: &str| {
+        let mut o = wire::RoundOffer::decode(&offer().to_payload()[..]).expect("decodes");
+        change(&mut o);
+        let e = RoundOffer::parse(&o.encode_to_vec()).expect_err(what);
+        assert!(e.to_string().contains(what), "{e}");
+    };
+    says(&|o| o.base_size = 0, "base_size is 0");
+    says(&|o| o.base_size = MAX_MODEL_BYTES + 1, "base_size");
+    says(&|o| o.lease = vec![1; 15].into(), "15 bytes instead of 16");
+    says(
+        &|o| o.base_digest = vec![1; 33].into(),
+        "33 bytes instead of 32",
+    );
+    says(&|o| o.codec = "q2".into(), "codec \"q2\"");
+    says(&|o| o.model = "../x".into(), "model name");
+    says(&|o| o.training = None, "training is missing");
+    let training = |o: &mut wire::RoundOffer, change: &dyn Fn(&mut wire::Training)| {
+        change(o.training.as_mut().expect("there"));
+    };
+    says(&|o| training(o, &|t| t.schedule = 99), "schedule");
+    says(&|o| training(o, &|t| t.norm_mode = 0), "norm_mode");
+    says(&|o| training(o, &|t| t.optimizer = None), "optimizer");
+}
+
+#[test]
+fn each_fault_of_a_release_is_named() {
+    let says = |change: &dyn Fn(&mut wire::ReleaseManifest), what: &str| {
+        let mut m = wire::ReleaseManifest::decode(&release().to_payload()[..]).expect("decodes");
+        change(&mut m);
+        let e = ReleaseManifest::parse(&m.encode_to_vec()).expect_err(what);
+        assert!(e.to_string().contains(what), "{e}");
+    };
+    fn provenance(m: &mut wire::ReleaseManifest) -> &mut wire::Provenance {
+        m.provenance.as_mut().expect("there")
+    }
+    says(&|m| m.version = 0, "version is 0");
+    says(&|m| m.size = 0, "size is 0");
+    says(&|m| m.digest = vec![].into(), "0 bytes instead of 32");
+    says(
+        &|m| m.carry_digest = vec![1].into(),
+        "1 bytes instead of 32",
+    );
+    says(&|m| provenance(m).rule = "median".into(), "rule \"median\"");
+    says(&|m| provenance(m).clip_norm = f64::NAN, "clip_norm is NaN");
+    says(&|m| provenance(m).clip_norm = -1.0, "clip_norm is -1");
+    says(
+        &|m| provenance(m).contributions[0].weight = 0,
+        "weight is 0",
+    );
+    says(
+        &|m| provenance(m).contributions[0].clip_factor = 1.5,
+        "clip_factor 1.5",
+    );
+    let evaluation = |loss, accuracy| {
+        Some(wire::Metrics {
+            samples: 1,
+            loss,
+            accuracy,
+        })
+    };
+    says(
+        &|m| m.evaluation = evaluation(f64::INFINITY, 0.5),
+        "loss is inf",
+    );
+    says(&|m| m.evaluation = evaluation(0.5, 1.5), "accuracy is 1.5");
 }

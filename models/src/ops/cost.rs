@@ -29,6 +29,21 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Cost of [`super::softmax_cross_entropy`] for one sample: largest logit, difference,
+    /// exponential and sum take 4 operations a class; the gradient divides and scales each.
+    #[must_use]
+    pub fn of_softmax_cross_entropy(classes: usize) -> Self {
+        let logits = classes as u64;
+        Self {
+            forward_flop: logits.saturating_mul(4),
+            input_adjoint_flop: logits.saturating_mul(2),
+            bytes_read: logits.saturating_mul(4),
+            // The loss, an F64.
+            bytes_written: 8,
+            ..Self::default()
+        }
+    }
+
     /// Operations of a full training step: forward and both gradients.
     #[must_use]
     pub fn step_flop(&self) -> u64 {
@@ -128,7 +143,7 @@ fn pooling(op: &Op, out: u64, kernel: &[usize]) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Conv2d, Linear};
+    use crate::ops::{BatchNorm, Conv1d, Conv2d, GroupNorm, Linear, Pool1d, Pool2d};
 
     #[test]
     fn a_grouped_convolution_follows_the_formula() {
@@ -149,6 +164,84 @@ mod tests {
         assert_eq!(cost.bytes_read, 4 * 8 * 16 * 10);
         assert_eq!(cost.bytes_written, 4 * 12 * 8 * 10);
         assert_eq!(cost.bytes_weights, 4 * 12 * 2 * 15);
+    }
+
+    #[test]
+    fn every_operator_counts_what_its_loops_do() {
+        let check = |op: Op, inputs: &[Shape], flop: [u64; 3], bytes: [u64; 3]| {
+            let cost = op.cost(&inputs.iter().collect::<Vec<_>>()).expect("cost");
+            let kind = op.kind();
+            let got = [
+                cost.forward_flop,
+                cost.input_adjoint_flop,
+                cost.param_adjoint_flop,
+            ];
+            assert_eq!(got, flop, "{kind}: operations");
+            let got = [cost.bytes_read, cost.bytes_written, cost.bytes_weights];
+            assert_eq!(got, bytes.map(|values| 4 * values), "{kind}: bytes");
+        };
+        // 4 outputs at 5 places, each a product of 3 channels with 2 taps and a bias.
+        let conv1d = Op::Conv1d(Conv1d {
+            in_channels: 3,
+            out_channels: 4,
+            kernel: 2,
+            stride: 2,
+            padding: 0,
+            dilation: 1,
+            groups: 1,
+            bias: true,
+        });
+        let products = 2 * 20 * 6;
+        let flop = [products + 20, products, products + 20];
+        check(conv1d, &[vec![3, 10]], flop, [30, 20, 24 + 4]);
+        let linear = Op::Linear(Linear {
+            in_features: 7,
+            out_features: 5,
+            bias: true,
+        });
+        check(linear, &[vec![7]], [75, 70, 75], [7, 5, 40]);
+        let batch = Op::BatchNorm(BatchNorm {
+            channels: 3,
+            eps: 1e-5,
+            momentum: 0.1,
+        });
+        check(batch, &[vec![3, 4]], [96, 60, 48], [12, 12, 12]);
+        let group = Op::GroupNorm(GroupNorm {
+            channels: 4,
+            groups: 2,
+            eps: 1e-5,
+        });
+        check(group, &[vec![4, 3]], [96, 60, 48], [12, 12, 8]);
+        check(Op::Relu, &[vec![3, 4]], [12, 12, 0], [12, 12, 0]);
+        let sum = [vec![3, 4], vec![3, 4]];
+        check(Op::Add, &sum, [12, 0, 0], [24, 12, 0]);
+        check(Op::Flatten, &[vec![3, 4]], [0, 0, 0], [12, 12, 0]);
+        let mean = [12, 12, 0];
+        check(Op::GlobalAvgPool, &[vec![3, 4]], mean, [12, 3, 0]);
+        // Windows of 3 with step 2 over 9 values are 4.
+        let line = || Pool1d {
+            kernel: 3,
+            stride: 2,
+            padding: 0,
+        };
+        let lines = [vec![2, 9]];
+        check(Op::MaxPool1d(line()), &lines, [24, 8, 0], [18, 8, 0]);
+        check(Op::AvgPool1d(line()), &lines, [24, 24, 0], [18, 8, 0]);
+        let plane = || Pool2d {
+            kernel: [2, 3],
+            stride: [2, 3],
+            padding: [0, 0],
+        };
+        let planes = [vec![1, 4, 6]];
+        check(Op::MaxPool2d(plane()), &planes, [24, 4, 0], [24, 4, 0]);
+        check(Op::AvgPool2d(plane()), &planes, [24, 24, 0], [24, 4, 0]);
+    }
+
+    #[test]
+    fn the_loss_costs_a_few_operations_a_class() {
+        let cost = Cost::of_softmax_cross_entropy(10);
+        assert_eq!((cost.forward_flop, cost.step_flop()), (40, 60));
+        assert_eq!((cost.bytes_read, cost.bytes_written), (40, 8));
     }
 
     #[test]
