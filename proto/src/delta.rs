@@ -156,8 +156,12 @@ impl Payload for DeltaManifest {
         if !m.training_seconds.is_finite() || m.training_seconds < 0.0 {
             return Err(bad(format!("training_seconds is {}", m.training_seconds)));
         }
-        if m.agent_version.len() > 64 {
-            return Err(bad("agent_version is longer than 64 bytes".into()));
+        // It reaches logs and terminals.
+        if m.agent_version.len() > 64 || !m.agent_version.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(bad(format!(
+                "agent_version {:?} must have at most 64 bytes of visible ASCII",
+                clip(&m.agent_version)
+            )));
         }
         Ok(Self {
             deployment: m.deployment.parse()?,

@@ -426,6 +426,11 @@ fn each_fault_of_a_manifest_is_named() {
     says(&|m| m.sample_count = 0, "sample_count");
     says(&|m| m.training_seconds = f64::NAN, "training_seconds");
     says(&|m| m.tensors[0].name = "x".repeat(300), "a name has");
+    says(&|m| m.agent_version = "1".repeat(65), "agent_version");
+    says(
+        &|m| m.agent_version = "0.1\u{1b}[2J".into(),
+        "visible ASCII",
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A model's parameters as plain slices, in node order; tensors stay at the doors.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
@@ -107,8 +108,12 @@ impl ParamSet {
             }
             of_node.push(from..all.len());
         }
-        if let Some(extra) = params.keys().find(|k| all.iter().all(|p| p.name != **k)) {
-            return Err(ParamError::Unknown(extra.clone()));
+        // Every parameter of the graph was found, so a surplus is something else.
+        if params.len() > all.len() {
+            let known: BTreeSet<&str> = all.iter().map(|p| p.name.as_str()).collect();
+            if let Some(extra) = params.keys().find(|k| !known.contains(k.as_str())) {
+                return Err(ParamError::Unknown(extra.clone()));
+            }
         }
         Ok(Self { all, of_node })
     }
