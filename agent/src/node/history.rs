@@ -261,6 +261,13 @@ impl World {
                     assert_eq!(held, Some(*lease), "another task was closed");
                     assert!(matches!(next, Phase::Idle(_)));
                     assert!(self.closed.insert(*lease, *outcome).is_none());
+                    let tells =
+                        |e: &Effect| matches!(e, Effect::Report { lease: l, .. } if l == lease);
+                    assert_eq!(
+                        effects.iter().any(tells),
+                        matches!(outcome, Outcome::Failed | Outcome::Refused),
+                        "whoever still waits for a task that ended is told"
+                    );
                 }
                 Effect::Keep(lease, r) => {
                     let sent = &self.sent[lease];

@@ -214,18 +214,23 @@ const MOST_REASON: usize = 1000;
 
 /// Back to idle, with the task closed as failed and the coordinator to be told.
 fn fail(offer: &RoundOffer, reason: String) -> Step {
+    give_up(offer, Outcome::Failed, &reason)
+}
+
+/// Back to idle, with the coordinator's reason in the journal. The coordinator is told as well: it
+/// would wait until the deadline for another delta, and a lease is worked on once.
+fn refused(offer: &RoundOffer, r: &Refusal) -> Step {
+    let reason = format!("refused: {}: {}", r.name(), r.message);
+    give_up(offer, Outcome::Refused, &reason)
+}
+
+fn give_up(offer: &RoundOffer, outcome: Outcome, reason: &str) -> Step {
     let reason: String = reason.chars().take(MOST_REASON).collect();
-    let (phase, mut effects) = close(offer, Outcome::Failed, Some(reason.clone()));
+    let (phase, mut effects) = close(offer, outcome, Some(reason.clone()));
     effects.push(Effect::Report {
         round: offer.round,
         lease: offer.lease,
         reason,
     });
     (phase, effects)
-}
-
-/// Back to idle, with the coordinator's reason in the journal.
-fn refused(offer: &RoundOffer, r: &Refusal) -> Step {
-    let reason = format!("{}: {}", r.name(), r.message);
-    close(offer, Outcome::Refused, Some(reason))
 }

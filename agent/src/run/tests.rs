@@ -420,6 +420,32 @@ async fn a_delta_lost_from_the_disk_is_reported_not_made_up() {
 }
 
 #[tokio::test]
+async fn a_refused_delta_ends_the_task_and_the_coordinator_need_not_wait_for_another() {
+    let bench = Bench::new();
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while !matches!(agent.phase(), Phase::Uploading(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    // A coordinator that knows another key for this node.
+    bench
+        .twin
+        .register(SigningKey::generate().expect("randomness").public());
+    bench.until_done(&mut agent).await;
+    assert!(bench.twin.accepted().is_empty());
+    let task = &bench.tasks()[0];
+    assert_eq!(task.outcome.as_deref(), Some("refused"));
+    let failures = bench.twin.failures();
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    assert!(
+        failures[0].starts_with("refused: unknown-key"),
+        "{failures:?}"
+    );
+    assert_eq!(task.reason.as_deref(), Some(failures[0].as_str()));
+}
+
+#[tokio::test]
 async fn a_directory_that_is_not_enrolled_or_has_another_key_does_not_start() {
     let bench = Bench::new();
     let empty = tempfile::tempdir().expect("temp dir");
