@@ -17,7 +17,7 @@ use crate::{Config, InitError, InitOptions, OpenError, RunError};
     version,
     after_help = "Example:\n  lamplight-coordinator init --dir state --name lamps --host fleet.example.org\n  \
                   lamplight-coordinator run --dir state --listen 0.0.0.0:7443\n\n\
-                  Exit codes: 0 done, 1 refused, 2 failed. Logs go to stderr; RUST_LOG sets how much."
+                  Exit codes: 0 done, 1 refused, 2 failed. Logs go to stderr; LAMPLIGHT_LOG sets how much."
 )]
 pub struct Args {
     #[command(subcommand)]

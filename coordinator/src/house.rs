@@ -107,6 +107,18 @@ fn lock(dir: &StateDir) -> Result<fs::File, OpenError> {
     }
 }
 
+/// The address of a coordinator that was killed is nobody's: removed before anything else, so that
+/// whoever waits for the file waits for this process.
+fn forget_address(dir: &StateDir) -> Result<(), Broken> {
+    let path = dir.address();
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Broken::File { path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl House {
     /// Opens the state directory. What a crash left half done is either whole in the store or
     /// swept away here.
@@ -119,6 +131,7 @@ impl House {
             return Err(OpenError::NotInitialised(config.dir));
         }
         let lock = lock(&dir)?;
+        forget_address(&dir)?;
         let store = Store::open(&dir.database()).map_err(Broken::from)?;
         let deployment = store.deployment().map_err(Broken::from)?;
         let key = tls::read_private_key(&dir.authority_key())?;

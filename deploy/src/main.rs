@@ -15,9 +15,10 @@ mod operator;
 mod output;
 mod pretrain;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 
 /// Fine-tune models on sensor nodes; only signed deltas leave the node.
 #[derive(Debug, Parser)]
@@ -66,9 +67,16 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Logs often go to a file or a journal.
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let mut runtime = match cli.command {
+        // One thread for the network: an idle node stays small.
+        Command::Agent(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return output::failed(&anyhow::anyhow!("the async runtime did not start: {e}")),
     };
@@ -84,5 +92,7 @@ fn main() -> ExitCode {
             Command::Demo(args) => demo::run(args).await,
         }
     });
+    // What outlives a stated grace is cut here; it is safe to do again.
+    runtime.shutdown_background();
     result.unwrap_or_else(|e| output::failed(&e))
 }

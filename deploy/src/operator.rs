@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use lamplight_proto::{
     chunk::{Receiving, chunks},
     ids::{Digest, Hasher, ModelName, ModelVersion},
-    tls::{self, Address, Identity, Link, MAX_MESSAGE_BYTES},
+    tls::{self, Address, Identity, Link, MAX_LISTING_BYTES, MAX_MESSAGE_BYTES},
     wire::{self, models_client::ModelsClient, operator_client::OperatorClient},
 };
 use prost::bytes::Bytes;
@@ -45,7 +45,7 @@ impl Operator {
     pub(crate) fn connect(address: &Address, identity: &Identity) -> anyhow::Result<Self> {
         let link = tls::connect(address, identity)?;
         Ok(Self {
-            calls: OperatorClient::new(link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            calls: OperatorClient::new(link.clone()).max_decoding_message_size(MAX_LISTING_BYTES),
             models: ModelsClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES),
         })
     }

@@ -34,6 +34,10 @@ pub type Link = ClientVersions<Channel>;
 /// Largest gRPC message either side takes: a chunk of 1 MiB with room for its frame.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
+/// Largest answer to an operator: a listing grows with the fleet, some 500 bytes a node at most, and
+/// comes whole.
+pub const MAX_LISTING_BYTES: usize = 64 << 20;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without keepalive on both sides a channel does not notice a partition that has healed.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);

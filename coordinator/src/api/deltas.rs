@@ -98,7 +98,7 @@ impl Deltas for Desk {
         let id = upload_id(&request.into_inner().upload_id)?;
         // Under the slot: no chunk is written while the whole is checked, and repeats wait.
         let (_hold, guard) = crate::intake::Hold::take(self.slots.of(node.as_str())).await;
-        let permit = self.transfers.clone().acquire_owned().await;
+        let permit = self.uploads.clone().acquire_owned().await;
         let receipt = self.ask(move |house| house.commit_delta(&node, id)).await?;
         drop((guard, permit));
         Ok(Response::new(CommitDeltaReply {

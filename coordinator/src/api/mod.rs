@@ -23,6 +23,7 @@ pub(crate) use serve::serve;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tonic::{Request, Status};
 
 use lamplight_proto::{
@@ -38,15 +39,19 @@ use crate::{
     intake::Slots,
 };
 
-/// Uploads and downloads that hold a chunk in memory at the same time.
-const TRANSFERS: usize = 64;
+/// Uploads that hold a chunk in memory at the same time.
+const UPLOADS: usize = 64;
+/// Pulls at the same time. Apart from uploads: a pull keeps its place for as long as its reader takes
+/// chunks, and slow readers must not keep deltas out.
+const PULLS: usize = 64;
 
 /// What every edge holds.
 #[derive(Clone)]
 pub(crate) struct Desk {
     house: Arc<House>,
     slots: Arc<Slots>,
-    transfers: Arc<tokio::sync::Semaphore>,
+    uploads: Arc<Semaphore>,
+    pulls: Arc<Semaphore>,
 }
 
 impl Desk {
@@ -54,7 +59,8 @@ impl Desk {
         Self {
             house,
             slots: Arc::default(),
-            transfers: Arc::new(tokio::sync::Semaphore::new(TRANSFERS)),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            pulls: Arc::new(Semaphore::new(PULLS)),
         }
     }
 

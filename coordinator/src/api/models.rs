@@ -118,7 +118,7 @@ impl Models for Desk {
         let (mut file, total) = self
             .ask(move |house| house.open_for(&caller, digest, offset))
             .await?;
-        let permit = timeout(TURN, self.transfers.clone().acquire_owned())
+        let permit = timeout(TURN, self.pulls.clone().acquire_owned())
             .await
             .map_err(|_| Status::unavailable("too many transfers; try again in a minute"))?;
         // One chunk waits in the channel, one is being sent, one is being read.

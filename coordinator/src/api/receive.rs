@@ -62,7 +62,7 @@ impl Desk {
         let mut mark = (Instant::now(), part.received());
         while let Some(message) = next.take() {
             let chunk = chunk_of(message)?;
-            let permit = self.transfers.clone().acquire_owned().await;
+            let permit = self.uploads.clone().acquire_owned().await;
             let guard = hold.lock().await?;
             part = blocking(move || {
                 part.take(chunk)?;

@@ -18,7 +18,9 @@ use tower::Layer as _;
 
 use lamplight_proto::{
     DESCRIPTOR,
-    tls::{self, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, TlsError},
+    tls::{
+        self, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_LISTING_BYTES, MAX_MESSAGE_BYTES, TlsError,
+    },
     version::ServerVersions,
     wire::{
         deltas_server::DeltasServer, enrolment_server::EnrolmentServer,
@@ -241,7 +243,9 @@ pub(crate) async fn serve(
         .add_service(known_only.layer(sized!(ModelsServer, SMALL_MESSAGE_BYTES)))
         .add_service(known_only.layer(sized!(RoundsServer, SMALL_MESSAGE_BYTES)))
         .add_service(known_only.layer(sized!(DeltasServer, MAX_MESSAGE_BYTES)))
-        .add_service(known_only.layer(sized!(OperatorServer, MAX_MESSAGE_BYTES)));
+        .add_service(known_only.layer(
+            sized!(OperatorServer, MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_LISTING_BYTES),
+        ));
 
     let (ready, incoming) = mpsc::channel(64);
     let accepting = tokio::spawn(accept(listener, config, ready, stop.clone()));

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use lamplight_coordinator::{OpenError, RunError, run};
+use lamplight_coordinator::{
+    OpenError, RunError, run,
+    store::{StoreError, nodes},
+};
 use lamplight_proto::{
-    ids::Digest,
+    ids::{Digest, NodeId, UnixMillis},
     keys::SigningKey,
     refusal::Reason,
     tls::{self, Address},
@@ -207,6 +210,44 @@ async fn another_fleets_certificate_does_not_get_in() {
         lamplight_proto::refusal::Refusal::in_status(&e).is_none(),
         "{e:?}"
     );
+}
+
+#[tokio::test]
+async fn the_address_a_killed_coordinator_left_is_gone_before_the_next_one_listens() {
+    let site = Site::new();
+    let file = site.path().join("address");
+    std::fs::write(&file, "127.0.0.1:1\n").unwrap();
+    let _house = site.open();
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_fleet_of_thirty_thousand_can_be_listed() {
+    let site = Site::new();
+    let house = site.open();
+    let written = house.store.write(|tx| {
+        for n in 0..30_000_u32 {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_le_bytes());
+            let id = NodeId::of_key(&key);
+            nodes::enrol(tx, &id, &key, &format!("post-{n:05}"), b"", UnixMillis(1))?;
+            let sighting = nodes::Sighting {
+                phase: "training",
+                running: Some(Digest::of(b"a model")),
+                agent_version: "0.1.0",
+                at: UnixMillis(2),
+            };
+            nodes::seen(tx, &id, &sighting)?;
+        }
+        Ok::<_, StoreError>(())
+    });
+    written.unwrap();
+    drop(house);
+    let server = site.start().await;
+    let mut client = OperatorClient::new(server.link(&site.operator))
+        .max_decoding_message_size(tls::MAX_LISTING_BYTES);
+    let reply = client.list_nodes(wire::ListNodesRequest {}).await.unwrap();
+    assert_eq!(reply.into_inner().nodes.len(), 30_000);
 }
 
 #[tokio::test]

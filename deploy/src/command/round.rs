@@ -1,6 +1,9 @@
 //! `lamplight round`: start rounds of fine-tuning, watch them.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
@@ -9,6 +12,7 @@ use lamplight_proto::{
     ids::{ModelName, NodeId},
     keys,
     offer::{NormMode, Optimizer, Schedule, Training},
+    refusal::Refusal,
     wire,
 };
 use serde::Serialize;
@@ -242,11 +246,27 @@ pub(crate) fn ended(round: &wire::RoundView) -> bool {
     matches!(round.phase.as_str(), "published" | "abandoned")
 }
 
+/// How long `--wait` waits for a coordinator that has gone away: long enough for a restart.
+const AWAY: Duration = Duration::from_secs(120);
+
+/// Waits until a task's last round has ended. A restart of the coordinator in between is waited out.
 async fn wait(operator: &mut Operator, task: u64, rounds: u32) -> anyhow::Result<()> {
     let bar = output::bar(rounds.into(), "rounds");
+    let mut heard = Instant::now();
     loop {
         let request = wire::ListRoundsRequest { task };
-        let list = operator.calls.list_rounds(request).await?.into_inner();
+        let list = match operator.calls.list_rounds(request).await {
+            Ok(list) => list.into_inner(),
+            // A refusal is an answer; anything else may be the network.
+            Err(e) if Refusal::in_status(&e).is_none() && heard.elapsed() < AWAY => {
+                bar.set_message("the coordinator does not answer; waiting for it");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            Err(e) => return Err(e).context("waiting for the rounds"),
+        };
+        heard = Instant::now();
+        bar.set_message("");
         if let Some(r) = list.rounds.iter().find(|r| r.phase == "abandoned") {
             anyhow::bail!("round {} was abandoned: {}", r.round, r.reason);
         }
