@@ -16,6 +16,7 @@ use lamplight_proto::{
         operator_client::OperatorClient, rounds_client::RoundsClient,
     },
 };
+use prost::Message as _;
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -225,17 +226,18 @@ async fn the_address_a_killed_coordinator_left_is_gone_before_the_next_one_liste
 async fn a_fleet_of_thirty_thousand_can_be_listed() {
     let site = Site::new();
     let house = site.open();
+    let now = UnixMillis(1_800_000_000_000);
     let written = house.store.write(|tx| {
         for n in 0..30_000_u32 {
             let mut key = [0; 32];
             key[..4].copy_from_slice(&n.to_le_bytes());
             let id = NodeId::of_key(&key);
-            nodes::enrol(tx, &id, &key, &format!("post-{n:05}"), b"", UnixMillis(1))?;
+            nodes::enrol(tx, &id, &key, &format!("west-side-{n:05}"), b"", now)?;
             let sighting = nodes::Sighting {
                 phase: "training",
                 running: Some(Digest::of(b"a model")),
                 agent_version: "0.1.0",
-                at: UnixMillis(2),
+                at: now,
             };
             nodes::seen(tx, &id, &sighting)?;
         }
@@ -247,7 +249,10 @@ async fn a_fleet_of_thirty_thousand_can_be_listed() {
     let mut client = OperatorClient::new(server.link(&site.operator))
         .max_decoding_message_size(tls::MAX_LISTING_BYTES);
     let reply = client.list_nodes(wire::ListNodesRequest {}).await.unwrap();
-    assert_eq!(reply.into_inner().nodes.len(), 30_000);
+    let reply = reply.into_inner();
+    assert_eq!(reply.nodes.len(), 30_000);
+    // What every other call is bounded to would not do.
+    assert!(reply.encoded_len() > tls::MAX_MESSAGE_BYTES);
 }
 
 #[tokio::test]
