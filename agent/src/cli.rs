@@ -20,15 +20,16 @@ use lamplight_proto::{
 use crate::{
     dir::NodeDir,
     enrol::{self, EnrolError, Enrolled},
-    home::Home,
+    home::{Home, HomeError},
     link::{
         LinkError,
         grpc::{self, GrpcLink},
     },
+    lock::LockError,
     run::{Agent, AgentError, Config},
     source::SourceSpec,
     stop,
-    store::{Store, view::Status},
+    store::{Store, StoreError, view::Status},
 };
 
 /// Something was refused: by the coordinator, or by what is on disk.
@@ -199,6 +200,9 @@ fn is_refusal(e: &anyhow::Error) -> bool {
         ) || matches!(
             cause.downcast_ref::<AgentError>(),
             Some(AgentError::Refused(_))
+        ) || matches!(
+            cause.downcast_ref::<HomeError>(),
+            Some(HomeError::Lock(LockError::Taken(_)) | HomeError::Store(StoreError::Newer { .. }))
         )
     })
 }

@@ -8,7 +8,9 @@ use tokio::net::TcpListener;
 
 use lamplight_proto::ids::{Deployment, Label};
 
-use crate::{Config, InitError, InitOptions, OpenError, RunError};
+use crate::{
+    Config, InitError, InitOptions, OpenError, RunError, fault::Broken, store::StoreError,
+};
 
 /// The fleet's server: registers nodes, offers rounds, aggregates deltas, publishes releases.
 #[derive(Debug, Parser)]
@@ -129,7 +131,11 @@ async fn run_server(args: Run) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("listening on {}", args.listen))?;
     match crate::run(config, listener, interrupted()).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(RunError::Open(e @ (OpenError::NotInitialised(_) | OpenError::Busy(_)))) => {
+        Err(RunError::Open(
+            e @ (OpenError::NotInitialised(_)
+            | OpenError::Busy(_)
+            | OpenError::Broken(Broken::Store(StoreError::Newer { .. }))),
+        )) => {
             tracing::error!("{e}");
             Ok(ExitCode::from(REFUSED))
         }

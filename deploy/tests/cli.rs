@@ -105,3 +105,40 @@ fn a_deployment_is_made_once() {
     assert!(!again.status.success());
     assert_eq!(std::fs::read(&key).expect("the key"), before);
 }
+
+#[test]
+fn a_database_that_a_newer_program_wrote_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let fleet = dir.path().join("fleet").display().to_string();
+    let node = dir.path().join("node").display().to_string();
+    assert!(lamplight(&["init", "--dir", &fleet]).status.success());
+    let run_coordinator = ["coordinator", "run", "--dir", &fleet];
+    let run_agent = [
+        "agent",
+        "run",
+        "--dir",
+        &node,
+        "--coordinator",
+        "localhost:1",
+        "--source",
+        "builtin:post?post=1",
+    ];
+    // Makes its database, then says that it is not enrolled.
+    assert_eq!(lamplight(&run_agent).status.code(), Some(2));
+    for (database, run) in [
+        (
+            dir.path().join("fleet/coordinator.db"),
+            &run_coordinator[..],
+        ),
+        (dir.path().join("node/agent.db"), &run_agent[..]),
+    ] {
+        let mut bytes = std::fs::read(&database).expect("a database");
+        // SQLite's user_version, big-endian.
+        bytes[60..64].copy_from_slice(&99_u32.to_be_bytes());
+        std::fs::write(&database, &bytes).expect("written");
+        let output = lamplight(run);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains("newer"), "{}", stderr(&output));
+        assert_eq!(std::fs::read(&database).expect("there"), bytes);
+    }
+}
