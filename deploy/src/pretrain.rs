@@ -78,22 +78,6 @@ impl Default for Recipe {
     }
 }
 
-/// Places of channel triples named `…_x`, `…_y`, `…_z`: they share the sensor's frame and turn
-/// together.
-fn triples(channels: &[String]) -> Vec<[usize; 3]> {
-    let axis = |i: usize, axis: &str| {
-        let name = channels[i].split_whitespace().next().unwrap_or_default();
-        name.strip_suffix(axis).map(str::to_owned)
-    };
-    (0..channels.len().saturating_sub(2))
-        .filter(|&i| {
-            let x = axis(i, "_x");
-            x.is_some() && x == axis(i + 1, "_y") && x == axis(i + 2, "_z")
-        })
-        .map(|i| [i, i + 1, i + 2])
-        .collect()
-}
-
 /// Trains a fresh model on these samples; normalisation comes from them alone.
 pub(crate) fn pretrain(
     recipe: &Recipe,
@@ -152,11 +136,7 @@ pub(crate) fn pretrain(
         clip_norm: Some(1.0),
         schedule: Schedule::Cosine,
         norm_mode: NormMode::Train,
-        augment: Augment {
-            rotate_deg: recipe.rotate_deg,
-            rotate_triples: triples(&source.channels),
-            ..Augment::default()
-        },
+        augment: Augment::rotating(recipe.rotate_deg, &source.channels),
         seed: recipe.seed,
     };
     train(model, config, samples, recipe.threads, bar)
@@ -187,26 +167,4 @@ pub(crate) fn train(
 pub(crate) fn accuracy(model: &Model, samples: &Samples) -> anyhow::Result<f64> {
     let samples = samples.in_classes_of(&model.info.classes)?;
     Ok(evaluate(model, &samples, &CpuLane::new(1))?.accuracy)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn triples_are_found_by_name() {
-        let names = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let post = names(&[
-            "acc_x [g]",
-            "acc_y [g]",
-            "acc_z [g]",
-            "sound [dB]",
-            "mag_x [uT]",
-            "mag_y [uT]",
-            "mag_z [uT]",
-        ]);
-        assert_eq!(triples(&post), [[0, 1, 2], [4, 5, 6]]);
-        assert!(triples(&names(&["a_x", "b_y", "a_z"])).is_empty());
-        assert!(triples(&names(&["a_x"])).is_empty());
-    }
 }

@@ -120,6 +120,9 @@ pub struct Training {
     pub norm_mode: NormMode,
     /// Seed of shuffling and augmentation.
     pub seed: u64,
+    /// Augmentation: every x, y, z channel triple of a sample is rotated by up to this angle, about
+    /// a random axis. 0 rotates nothing.
+    pub rotate_deg: f32,
 }
 
 /// A signed offer to one node.
@@ -171,6 +174,17 @@ fn share(name: &str, value: f32) -> Result<f32, Malformed> {
         Err(Malformed::new(
             "training",
             format!("{name} is {value}, must be at least 0 and below 1"),
+        ))
+    }
+}
+
+fn angle(degrees: f32) -> Result<f32, Malformed> {
+    if (0.0..=180.0).contains(&degrees) {
+        Ok(degrees)
+    } else {
+        Err(Malformed::new(
+            "training",
+            format!("rotate_deg is {degrees}, must be 0 to 180"),
         ))
     }
 }
@@ -232,6 +246,7 @@ impl TryFrom<wire::Training> for Training {
             schedule,
             norm_mode,
             seed: t.seed,
+            rotate_deg: angle(t.rotate_deg)?,
         })
     }
 }
@@ -277,6 +292,7 @@ impl From<&Training> for wire::Training {
                 NormMode::Frozen => wire::NormMode::Frozen,
             } as i32,
             seed: t.seed,
+            rotate_deg: t.rotate_deg,
         }
     }
 }

@@ -80,6 +80,7 @@ fn offer() -> RoundOffer {
             schedule: Schedule::Constant,
             norm_mode: NormMode::Frozen,
             seed: 1,
+            rotate_deg: 0.0,
         },
     }
 }
@@ -237,6 +238,7 @@ prop_compose! {
         clip_norm in proptest::option::of(f32::MIN_POSITIVE..=f32::MAX),
         schedule in prop_oneof![Just(Schedule::Constant), Just(Schedule::Cosine)],
         norm_mode in prop_oneof![Just(NormMode::Train), Just(NormMode::Frozen)],
+        rotate_deg in 0.0..=180.0_f32,
     ) -> Training {
         Training {
             epochs: counts.0,
@@ -246,6 +248,7 @@ prop_compose! {
             clip_norm,
             schedule,
             norm_mode,
+            rotate_deg,
         }
     }
 }
@@ -444,6 +447,7 @@ fn training_settings_out_of_range_are_refused() {
     says(&|t| t.epochs = 0, "epochs is 0");
     says(&|t| t.batch = 0, "batch is 0");
     says(&|t| t.clip_norm = Some(-1.0), "clip_norm");
+    says(&|t| t.rotate_deg = 181.0, "rotate_deg");
     let sgd = |learning_rate| Optimizer::Sgd {
         learning_rate,
         momentum: 0.9,

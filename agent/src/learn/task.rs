@@ -138,7 +138,7 @@ pub enum LearnError {
 
 /// The trainer's settings for an offer.
 #[must_use]
-pub fn train_config(t: &Training) -> TrainConfig {
+pub fn train_config(t: &Training, channels: &[String]) -> TrainConfig {
     let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     TrainConfig {
         epochs: size(t.epochs),
@@ -176,8 +176,7 @@ pub fn train_config(t: &Training) -> TrainConfig {
             NormMode::Train => Norms::Train,
             NormMode::Frozen => Norms::Frozen,
         },
-        // Offers ask for none: what a node augments by depends on its sensors.
-        augment: Augment::default(),
+        augment: Augment::rotating(t.rotate_deg, channels),
         seed: t.seed,
     }
 }
@@ -218,7 +217,7 @@ pub fn learn(
     let mut trainer = begin(&base, offer, settings, &lane, &held_out, &mut header)?;
 
     // 4. Fine-tune.
-    let first = after_step(progress(&trainer, &train, offer, 0.0));
+    let first = after_step(progress(&trainer, &train, 0.0));
     if first.is_break() {
         return Err(LearnError::Stopped);
     }
@@ -275,7 +274,7 @@ fn begin(
     held_out: &Samples,
     header: &mut Header,
 ) -> Result<Trainer, LearnError> {
-    let config = train_config(&offer.training);
+    let config = train_config(&offer.training, &base.info.channels);
     match checkpoint::read(&settings.checkpoint, header) {
         Ok(Some((saved, bytes))) => {
             match Trainer::resume(base.clone(), config.clone(), lane.clone(), &bytes) {
@@ -350,8 +349,8 @@ fn small(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-fn progress(trainer: &Trainer, train: &Samples, offer: &RoundOffer, loss: f64) -> Progress {
-    let config = train_config(&offer.training);
+fn progress(trainer: &Trainer, train: &Samples, loss: f64) -> Progress {
+    let config = trainer.config();
     let per_epoch = train.len().div_ceil(config.batch);
     let (epoch, step) = trainer.position();
     Progress {

@@ -114,6 +114,7 @@ fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer
             schedule: Schedule::Constant,
             norm_mode: NormMode::Frozen,
             seed: 1,
+            rotate_deg: 0.0,
         },
     };
     Signed::seal(offer, &keys().0)

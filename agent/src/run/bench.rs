@@ -110,6 +110,7 @@ pub(super) fn terms() -> Terms {
         schedule: Schedule::Constant,
         norm_mode: NormMode::Frozen,
         seed: 3,
+        rotate_deg: 0.0,
     }
 }
 

@@ -92,7 +92,7 @@ async fn the_delta_is_what_training_added_to_the_exact_base() {
     let source = Steps;
     let train = crate::learn::relabel(source.train().expect("data"), &base.info.classes);
     let lane = lamplight_models::lane::open(LaneKind::Cpu, 1).expect("cpu");
-    let config = crate::learn::task::train_config(&terms());
+    let config = crate::learn::task::train_config(&terms(), &[]);
     let mut trainer =
         lamplight_models::train::Trainer::new(base.clone(), config, lane).expect("a trainer");
     let train = train.expect("known classes");

@@ -93,6 +93,7 @@ fn offer(twin: &Twin, node: &NodeId, base: Digest, base_size: u64, epochs: u32) 
             schedule: Schedule::Constant,
             norm_mode: NormMode::Frozen,
             seed: 3,
+            rotate_deg: 0.0,
         },
     }
 }

@@ -255,6 +255,7 @@ pub(crate) fn rounds(count: u32, minimum: u32) -> wire::StartRoundsRequest {
             schedule: wire::Schedule::Constant as i32,
             norm_mode: wire::NormMode::Frozen as i32,
             seed: 1,
+            rotate_deg: 0.0,
         }),
         delta_clip_norm: 0.0,
         weight_cap: 0,

@@ -91,9 +91,12 @@ pub(crate) struct TrainingArgs {
     /// What batch norms do
     #[arg(long, value_enum, default_value = "frozen")]
     norm_mode: NormModeName,
-    /// Seed of shuffling
+    /// Seed of shuffling and augmentation
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Rotate every x, y, z channel triple by up to this angle, about a random axis per sample
+    #[arg(long, default_value_t = 0.0)]
+    rotate_deg: f32,
 }
 
 impl TrainingArgs {
@@ -126,6 +129,7 @@ impl TrainingArgs {
                 NormModeName::Train => NormMode::Train,
             },
             seed: self.seed,
+            rotate_deg: self.rotate_deg,
         };
         // Through the same door as a message: bad settings are refused here, not on a node.
         Ok(Training::try_from(wire::Training::from(&training))?)

@@ -103,7 +103,7 @@ pub(super) fn measure(
     rounds: u32,
 ) -> anyhow::Result<Measured> {
     let data = Data::load(scenario)?;
-    let mut config = train_config(&scenario.training);
+    let mut config = train_config(&scenario.training, &base.info.channels);
     config.epochs *= rounds as usize;
     let nodes = data.train.len();
     // The longest first, so that the two threads end together.

@@ -40,22 +40,45 @@ pub(super) struct Scenario {
 /// Posts the cloud's data comes from; none of them is a node's.
 const CLOUD_POSTS: u32 = 6;
 
-/// Labelled windows of a node's day; enough held out that a point of accuracy means something.
-const POST_SAMPLES: &str = "train=600&held_out=400";
+/// Labelled windows of a post; enough held out that a point of accuracy means something.
+const POST_SAMPLES: &str = "train=1500&held_out=400";
 
-fn training(learning_rate: f32, clip_norm: f32, epochs: u32, seed: u64) -> Training {
+/// Settings chosen on other towns (seeds 101 to 104).
+fn on_posts(args: &Args) -> Training {
     Training {
-        epochs,
+        epochs: args.epochs.unwrap_or(5),
         batch: 32,
         optimizer: Optimizer::Sgd {
-            learning_rate,
+            learning_rate: 0.1,
             momentum: 0.9,
             weight_decay: 0.0,
         },
-        clip_norm: Some(clip_norm),
+        clip_norm: Some(0.5),
         schedule: Schedule::Constant,
         norm_mode: NormMode::Frozen,
-        seed,
+        seed: args.seed,
+        rotate_deg: 0.0,
+    }
+}
+
+/// Settings chosen on six other, random splits of the people, by the fleet's accuracy on unseen ones.
+fn on_people(args: &Args) -> Training {
+    Training {
+        epochs: args.epochs.unwrap_or(2),
+        batch: 32,
+        optimizer: Optimizer::AdamW {
+            learning_rate: 0.002,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.05,
+        },
+        clip_norm: Some(1.0),
+        schedule: Schedule::Constant,
+        norm_mode: NormMode::Frozen,
+        seed: args.seed,
+        // Nobody wears a phone at quite the same angle.
+        rotate_deg: 20.0,
     }
 }
 
@@ -92,7 +115,7 @@ impl Scenario {
                 seed,
                 ..Recipe::default()
             },
-            training: training(0.07, 0.5, args.epochs.unwrap_or(5), seed),
+            training: on_posts(args),
         })
     }
 
@@ -138,7 +161,7 @@ impl Scenario {
                 seed: args.seed,
                 ..Recipe::default()
             },
-            training: training(0.02, 1.0, args.epochs.unwrap_or(1), args.seed),
+            training: on_people(args),
         })
     }
 }

@@ -27,6 +27,28 @@ pub struct Augment {
 }
 
 impl Augment {
+    /// Rotations of up to `degrees`, for every channel triple named `…_x`, `…_y`, `…_z` (units may
+    /// follow after a space): such triples share their sensor's frame and turn together.
+    #[must_use]
+    pub fn rotating(degrees: f32, channels: &[String]) -> Self {
+        let stem = |i: usize, axis: &str| {
+            let name = channels[i].split_whitespace().next().unwrap_or_default();
+            name.strip_suffix(axis)
+        };
+        let rotate_triples = (0..channels.len().saturating_sub(2))
+            .filter(|&i| {
+                let x = stem(i, "_x");
+                x.is_some() && x == stem(i + 1, "_y") && x == stem(i + 2, "_z")
+            })
+            .map(|i| [i, i + 1, i + 2])
+            .collect();
+        Self {
+            rotate_deg: degrees,
+            rotate_triples,
+            ..Self::default()
+        }
+    }
+
     /// Whether samples stay as they are.
     #[must_use]
     pub fn is_none(&self) -> bool {
@@ -246,6 +268,26 @@ pub(super) fn check_samples(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn triples_that_turn_together_are_found_by_name() {
+        let triples = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            Augment::rotating(20.0, &names).rotate_triples
+        };
+        let post = [
+            "acc_x [g]",
+            "acc_y [g]",
+            "acc_z [g]",
+            "sound [dB]",
+            "mag_x [uT]",
+            "mag_y [uT]",
+            "mag_z [uT]",
+        ];
+        assert_eq!(triples(&post), [[0, 1, 2], [4, 5, 6]]);
+        assert!(triples(&["a_x", "b_y", "a_z"]).is_empty());
+        assert!(triples(&["a_x"]).is_empty());
+    }
 
     #[test]
     fn the_order_depends_on_seed_and_epoch_and_holds_every_sample_once() {
