@@ -156,6 +156,22 @@ pub struct RoundOffer {
     pub training: Training,
 }
 
+impl Training {
+    /// The settings of one round of a task: each round has a seed of its own, derived from the
+    /// task's. With one seed for all, every round would repeat the same order and the same
+    /// augmentation, and nodes would learn those by heart.
+    #[must_use]
+    pub fn of_round(self, place: u32) -> Self {
+        // 2^64 over the golden ratio (Steele et al. 2014, SplitMix): odd, so that no two rounds
+        // share a seed, and spread, so that neighbouring tasks do not either.
+        const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+        Self {
+            seed: self.seed.wrapping_add(u64::from(place).wrapping_mul(STEP)),
+            ..self
+        }
+    }
+}
+
 fn positive(name: &str, value: f32, max: f32) -> Result<f32, Malformed> {
     if value > 0.0 && value <= max {
         Ok(value)

@@ -437,6 +437,16 @@ fn each_fault_of_a_manifest_is_named() {
 }
 
 #[test]
+fn every_round_of_a_task_has_a_seed_of_its_own() {
+    let task = offer().training;
+    let seeds: std::collections::BTreeSet<u64> = (1..=1000)
+        .map(|place| task.clone().of_round(place).seed)
+        .collect();
+    assert_eq!(seeds.len(), 1000);
+    assert_eq!(task.clone().of_round(3), task.of_round(3));
+}
+
+#[test]
 fn training_settings_out_of_range_are_refused() {
     let says = |change: &dyn Fn(&mut Training), what: &str| {
         let mut o = offer();
