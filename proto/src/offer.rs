@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Malformed,
     envelope::Payload,
-    ids::{Deployment, Digest, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis},
+    ids::{
+        Deployment, Digest, Hasher, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis,
+    },
     wire,
 };
 
@@ -157,16 +159,24 @@ pub struct RoundOffer {
 }
 
 impl Training {
-    /// The settings of one round of a task: each round has a seed of its own, derived from the
-    /// task's. With one seed for all, every round would repeat the same order and the same
-    /// augmentation, and nodes would learn those by heart.
+    /// The settings of one node in one round of a task: a seed of its own, derived from the task's.
+    ///
+    /// With one seed for all rounds, every round would repeat the same order and the same
+    /// augmentation; with one for all nodes, all would turn their samples by the same angles at the
+    /// same step, and averaging could not cancel what that does to them. The node is told by the
+    /// name it was given, not by its key, so that a rerun of a whole fleet gives the same bytes.
     #[must_use]
-    pub fn of_round(self, place: u32) -> Self {
-        // 2^64 over the golden ratio (Steele et al. 2014, SplitMix): odd, so that no two rounds
-        // share a seed, and spread, so that neighbouring tasks do not either.
-        const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+    pub fn of_node(self, place: u32, node: &str) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.update(b"LAMPLIGHT-SEED-V1");
+        hasher.update(&self.seed.to_le_bytes());
+        hasher.update(&place.to_le_bytes());
+        hasher.update(node.as_bytes());
+        let digest = hasher.finish();
+        let mut seed = [0; 8];
+        seed.copy_from_slice(&digest.as_bytes()[..8]);
         Self {
-            seed: self.seed.wrapping_add(u64::from(place).wrapping_mul(STEP)),
+            seed: u64::from_le_bytes(seed),
             ..self
         }
     }

@@ -437,13 +437,13 @@ fn each_fault_of_a_manifest_is_named() {
 }
 
 #[test]
-fn every_round_of_a_task_has_a_seed_of_its_own() {
-    let task = offer().training;
-    let seeds: std::collections::BTreeSet<u64> = (1..=1000)
-        .map(|place| task.clone().of_round(place).seed)
+fn every_node_has_a_seed_of_its_own_in_every_round() {
+    let seed = |place, node| offer().training.of_node(place, node).seed;
+    let seeds: std::collections::BTreeSet<u64> = (1..=100)
+        .flat_map(|place| ["a", "b", "c"].map(|node| seed(place, node)))
         .collect();
-    assert_eq!(seeds.len(), 1000);
-    assert_eq!(task.clone().of_round(3), task.of_round(3));
+    assert_eq!(seeds.len(), 300);
+    assert_eq!(seed(3, "a"), seed(3, "a"));
 }
 
 #[test]

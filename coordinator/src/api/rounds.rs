@@ -109,7 +109,7 @@ impl House {
             expires: round.deadline,
             max_delta_bytes: self.base(base.digest)?.max_delta_bytes,
             codec: Codec::F32,
-            training: task.training.of_round(round.place),
+            training: task.training.of_node(round.place, &asked.name),
         };
         let sealed = Signed::seal(offer, &self.release_key);
         Ok(Some(sealed.signed().to_wire()))
