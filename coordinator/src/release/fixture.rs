@@ -2,12 +2,7 @@
 
 use std::{fs, io::Cursor};
 
-use lamplight_models::{
-    delta::Delta,
-    model::{Model, ModelInfo},
-    quant::gguf as format,
-    zoo::{Norm, TcnConfig, tcn},
-};
+use lamplight_models::{delta::Delta, model::Model, quant::gguf as format};
 use lamplight_proto::{
     chunk::chunk_digests,
     delta::{DeltaManifest, TensorEntry},
@@ -21,29 +16,12 @@ use lamplight_proto::{
 use super::{Draft, Lineage, StateFiles, build, sign};
 use crate::aggregate::{clip_factor, weight};
 
-fn raw(seed: u64) -> Model {
-    let config = TcnConfig {
-        widths: vec![4],
-        strides: vec![1],
-        dilations: vec![1],
-        kernel: 3,
-        norm: Norm::Batch,
-        ..TcnConfig::new(2, 8, 2)
-    };
-    let info = ModelInfo {
-        architecture: "tcn".into(),
-        input_mean: vec![0.0; 2],
-        input_std: vec![1.0; 2],
-        channels: vec![],
-        sampling_rate_hz: Some(50.0),
-        classes: vec!["quiet".into(), "loud".into()],
-    };
-    Model::init(tcn(&config).unwrap(), info, seed).unwrap()
-}
+#[path = "../../tests/small/mod.rs"]
+mod small;
 
 /// The base model's file.
 pub(crate) fn gguf() -> Vec<u8> {
-    format::write(&raw(7)).unwrap()
+    format::write(&small::model(7)).unwrap()
 }
 
 /// The base model as its readers hold it.
@@ -53,7 +31,7 @@ pub(crate) fn model() -> Model {
 
 /// A small delta against [`model`], another one for each number.
 pub(crate) fn delta(number: u64) -> Delta {
-    let mut d = Delta::between(&model(), &raw(100 + number)).unwrap();
+    let mut d = Delta::between(&model(), &small::model(100 + number)).unwrap();
     for (_, values) in d.tensors.values_mut() {
         values.iter_mut().for_each(|v| *v *= 0.01);
     }

@@ -11,3 +11,5 @@ mod hostile;
 mod node;
 mod rounds;
 mod server;
+#[path = "../small/mod.rs"]
+mod small;

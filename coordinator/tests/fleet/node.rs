@@ -18,7 +18,10 @@ use lamplight_proto::{
 };
 use tonic::Status;
 
-use super::server::{Operator, Server, model};
+use super::{
+    server::{Operator, Server},
+    small,
+};
 
 pub(crate) struct Node {
     pub(crate) id: NodeId,
@@ -148,7 +151,7 @@ impl Node {
         let file = self.pull(offer.base_digest, 0).await.unwrap();
         assert_eq!(Digest::of(&file), offer.base_digest);
         let base = gguf::read(&file).unwrap();
-        let mut delta = Delta::between(&base, &model(100 + seed)).unwrap();
+        let mut delta = Delta::between(&base, &small::model(100 + seed)).unwrap();
         for (_, values) in delta.tensors.values_mut() {
             values.iter_mut().for_each(|v| *v *= 0.05);
         }

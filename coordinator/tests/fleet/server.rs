@@ -9,12 +9,7 @@ use lamplight_coordinator::{
     round::work::drive,
     serve,
 };
-use lamplight_models::{
-    model::{Model, ModelInfo},
-    quant::gguf,
-    samples::Samples,
-    zoo::{Norm, TcnConfig, tcn},
-};
+use lamplight_models::{quant::gguf, samples::Samples};
 use lamplight_proto::{
     chunk::chunks,
     ids::{Digest, UnixMillis},
@@ -23,6 +18,8 @@ use lamplight_proto::{
     wire::{self, operator_client::OperatorClient},
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
+
+use crate::small;
 
 pub(crate) const MODEL: &str = "post";
 /// A round's deadline, on the manual clock.
@@ -264,30 +261,9 @@ pub(crate) fn rounds(count: u32, minimum: u32) -> wire::StartRoundsRequest {
     }
 }
 
-/// A model of a few hundred values.
-pub(crate) fn model(seed: u64) -> Model {
-    let config = TcnConfig {
-        widths: vec![4],
-        strides: vec![1],
-        dilations: vec![1],
-        kernel: 3,
-        norm: Norm::Batch,
-        ..TcnConfig::new(2, 8, 2)
-    };
-    let info = ModelInfo {
-        architecture: "tcn".into(),
-        input_mean: vec![0.0; 2],
-        input_std: vec![1.0; 2],
-        channels: vec![],
-        sampling_rate_hz: Some(50.0),
-        classes: vec!["quiet".into(), "loud".into()],
-    };
-    Model::init(tcn(&config).unwrap(), info, seed).unwrap()
-}
-
 /// The base model's file.
 pub(crate) fn base_file() -> Vec<u8> {
-    gguf::write(&model(7)).unwrap()
+    gguf::write(&small::model(7)).unwrap()
 }
 
 /// A few evaluation samples for [`model`].

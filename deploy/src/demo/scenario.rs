@@ -38,10 +38,10 @@ pub(super) struct Scenario {
 }
 
 /// Posts the cloud's data comes from; none of them is a node's.
-const CLOUD_POSTS: u32 = 8;
+const CLOUD_POSTS: u32 = 9;
 
-/// Labelled windows of a post; enough held out that a point of accuracy means something.
-const POST_SAMPLES: &str = "train=1500&held_out=400";
+/// Labelled windows of a post; enough held out that half a point of accuracy means something.
+const POST_SAMPLES: &str = "train=1500&held_out=2000";
 
 /// Settings, and how many posts the cloud has, compared on towns 101 to 105. The default town, 7, was
 /// run under several of them as well; so the default demo's figures are not those of a town nobody
