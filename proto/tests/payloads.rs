@@ -68,7 +68,9 @@ fn offer() -> RoundOffer {
         expires: UnixMillis(1_790_000_000_000),
         max_delta_bytes: 1 << 20,
         codec: Codec::F32,
+        budget: Default::default(),
         training: Training {
+            trainable: Default::default(),
             epochs: 1,
             batch: 32,
             optimizer: Optimizer::Sgd {
@@ -241,6 +243,7 @@ prop_compose! {
         rotate_deg in 0.0..=180.0_f32,
     ) -> Training {
         Training {
+            trainable: Default::default(),
             epochs: counts.0,
             batch: counts.1,
             seed: counts.2,

@@ -84,6 +84,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer> {
     let offer = RoundOffer {
+        budget: Default::default(),
         deployment: if fault == 1 { "other" } else { "fleet" }
             .parse()
             .expect("a name"),
@@ -103,6 +104,7 @@ fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer
         max_delta_bytes: 1,
         codec: Codec::F32,
         training: Terms {
+            trainable: Default::default(),
             epochs: 1,
             batch: 1,
             optimizer: Optimizer::Sgd {

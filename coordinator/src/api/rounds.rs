@@ -8,7 +8,7 @@ use lamplight_proto::{
     Malformed,
     envelope::Signed,
     ids::{Digest, Lease, NodeId, RoundId, UnixMillis},
-    offer::{Codec, RoundOffer},
+    offer::RoundOffer,
     version::peer_version,
     wire::{
         Envelope, PollReply, PollRequest, ReportReply, ReportRequest, report_request::Event,
@@ -113,9 +113,13 @@ impl House {
             base_size: base.size,
             lease: asked.lease,
             expires: round.deadline,
-            max_delta_bytes: self.base(base.digest)?.max_delta_bytes,
-            codec: Codec::F32,
+            max_delta_bytes: self
+                .base(base.digest)?
+                .expected(task.training.trainable)
+                .max_delta_bytes,
+            codec: task.codec,
             training: task.training.of_node(round.place, &told_by),
+            budget: task.budget,
         };
         let sealed = Signed::seal(offer, &self.release_key);
         Ok(Some(sealed.signed().to_wire()))

@@ -2,7 +2,10 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use lamplight_proto::ids::{Digest, NodeId, UnixMillis};
+use lamplight_proto::{
+    ids::{Digest, NodeId, UnixMillis},
+    tag::{TagFilter, Tags},
+};
 
 use super::{StoreError, all, first, from_bytes, optional_digest, parse, signed, unsigned};
 
@@ -111,6 +114,16 @@ pub fn list(c: &Connection) -> Result<Vec<Node>, StoreError> {
         [],
         read,
     )
+}
+
+/// Nodes that may be asked to take part in a round, in order of enrolment.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn eligible(c: &Connection, wanted: &TagFilter) -> Result<Vec<Node>, StoreError> {
+    let mut all = list(c)?;
+    all.retain(|_| wanted.matches(&Tags::default()));
+    Ok(all)
 }
 
 /// What a poll says about its node.
