@@ -82,6 +82,7 @@ fn offer() -> RoundOffer {
             seed: 1,
             rotate_deg: 0.0,
         },
+        needs: vec![],
     }
 }
 
@@ -261,6 +262,7 @@ prop_compose! {
         base_digest in digest(),
         lease in any::<[u8; 16]>(),
         training in any_training(),
+        needs in proptest::collection::vec("[a-z0-9-]{1,32}", 0..5),
     ) -> RoundOffer {
         RoundOffer {
             deployment: names.0,
@@ -276,6 +278,7 @@ prop_compose! {
             lease: Lease(lease),
             codec: Codec::F32,
             training,
+            needs: needs.iter().map(|n| name(n)).collect(),
         }
     }
 }
