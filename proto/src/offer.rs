@@ -13,6 +13,8 @@ use crate::{
     ids::{
         Deployment, Digest, Hasher, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis,
     },
+    needs::{self, Need},
+    version::VERSION,
     wire,
 };
 
@@ -227,6 +229,8 @@ pub struct RoundOffer {
     pub training: Training,
     /// What the task may use of the node.
     pub budget: Budget,
+    /// What an agent must know to do it as asked; see [`crate::needs`].
+    pub needs: Vec<Need>,
 }
 
 impl Training {
@@ -403,6 +407,43 @@ impl Payload for RoundOffer {
     fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let bad = |fault: String| Malformed::new("round offer", fault);
         let o = wire::RoundOffer::decode(bytes).map_err(|e| bad(e.to_string()))?;
+        let needs = needs::parse(&o.needs)?;
+        // An offer of a newer coordinator may hold what cannot be read here; it says so itself.
+        let unknown = needs::unknown(&needs);
+        Self::read(o, needs).map_err(|e| match unknown {
+            None => e,
+            Some(unknown) => bad(format!(
+                "{}; the offer needs {unknown}, which agent {VERSION} does not know: update the agent",
+                e.fault
+            )),
+        })
+    }
+
+    fn to_payload(&self) -> Vec<u8> {
+        wire::RoundOffer {
+            deployment: self.deployment.to_string(),
+            node_id: self.node_id.to_string(),
+            round: self.round.0,
+            window: self.window,
+            model: self.model.to_string(),
+            base_version: self.base_version.0,
+            base_digest: self.base_digest.to_bytes(),
+            base_size: self.base_size,
+            lease: Bytes::copy_from_slice(&self.lease.0),
+            expires_unix_ms: self.expires.0,
+            max_delta_bytes: self.max_delta_bytes,
+            codec: self.codec.to_string(),
+            training: Some((&self.training).into()),
+            budget: (!self.budget.is_unbounded()).then(|| (&self.budget).into()),
+            needs: self.needs.iter().map(ToString::to_string).collect(),
+        }
+        .encode_to_vec()
+    }
+}
+
+impl RoundOffer {
+    fn read(o: wire::RoundOffer, needs: Vec<Need>) -> Result<Self, Malformed> {
+        let bad = |fault: String| Malformed::new("round offer", fault);
         if o.base_size == 0 || o.base_size > MAX_MODEL_BYTES {
             return Err(bad(format!(
                 "base_size is {}, must be 1 to {MAX_MODEL_BYTES}",
@@ -431,26 +472,68 @@ impl Payload for RoundOffer {
                 .map(Budget::try_from)
                 .transpose()?
                 .unwrap_or_default(),
+            needs,
         })
     }
+}
 
-    fn to_payload(&self) -> Vec<u8> {
-        wire::RoundOffer {
-            deployment: self.deployment.to_string(),
-            node_id: self.node_id.to_string(),
-            round: self.round.0,
-            window: self.window,
-            model: self.model.to_string(),
-            base_version: self.base_version.0,
-            base_digest: self.base_digest.to_bytes(),
-            base_size: self.base_size,
-            lease: Bytes::copy_from_slice(&self.lease.0),
-            expires_unix_ms: self.expires.0,
-            max_delta_bytes: self.max_delta_bytes,
-            codec: self.codec.to_string(),
-            training: Some((&self.training).into()),
-            budget: (!self.budget.is_unbounded()).then(|| (&self.budget).into()),
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A plain offer of the first version.
+    pub(crate) fn offer() -> RoundOffer {
+        RoundOffer {
+            deployment: "chicago".parse().expect("a name"),
+            node_id: NodeId::of_key(&[7; 32]),
+            round: RoundId(7),
+            window: 0,
+            model: "post".parse().expect("a name"),
+            base_version: ModelVersion(2),
+            base_digest: Digest::of(b"base"),
+            base_size: 40_000,
+            lease: Lease([9; 16]),
+            expires: UnixMillis(1_790_000_000_000),
+            max_delta_bytes: 1 << 20,
+            codec: Codec::F32,
+            budget: Budget::default(),
+            training: Training {
+                trainable: Trainable::All,
+                epochs: 1,
+                batch: 32,
+                optimizer: Optimizer::Sgd {
+                    learning_rate: 0.01,
+                    momentum: 0.9,
+                    weight_decay: 0.0,
+                },
+                clip_norm: Some(1.0),
+                schedule: Schedule::Constant,
+                norm_mode: NormMode::Frozen,
+                seed: 1,
+                rotate_deg: 0.0,
+            },
+            needs: vec![],
         }
-        .encode_to_vec()
+    }
+
+    #[test]
+    fn an_offer_that_cannot_be_read_says_what_it_needs_when_that_is_why() {
+        let mut newer = wire::RoundOffer::decode(&offer().to_payload()[..]).expect("decoded");
+        newer.codec = "q4".into();
+        let fault = |o: &wire::RoundOffer| {
+            let e = RoundOffer::parse(&o.encode_to_vec()).expect_err("unreadable");
+            e.to_string()
+        };
+        assert!(!fault(&newer).contains("needs"), "{}", fault(&newer));
+        newer.needs = vec!["small-deltas".into()];
+        let said = fault(&newer);
+        for part in [
+            "codec \"q4\"",
+            "`small-deltas`",
+            VERSION,
+            "update the agent",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
     }
 }

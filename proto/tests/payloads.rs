@@ -84,6 +84,7 @@ fn offer() -> RoundOffer {
             seed: 1,
             rotate_deg: 0.0,
         },
+        needs: vec![],
     }
 }
 
@@ -95,6 +96,7 @@ fn release() -> ReleaseManifest {
         digest: Digest::of(b"gguf"),
         size: 40_000,
         provenance: Some(Provenance {
+            trainable: Default::default(),
             round: RoundId(7),
             base_version: ModelVersion(2),
             base_digest: Digest::of(b"base"),
@@ -264,8 +266,10 @@ prop_compose! {
         base_digest in digest(),
         lease in any::<[u8; 16]>(),
         training in any_training(),
+        needs in proptest::collection::vec("[a-z0-9-]{1,32}", 0..5),
     ) -> RoundOffer {
         RoundOffer {
+            budget: Default::default(),
             deployment: names.0,
             node_id: names.1,
             model: names.2,
@@ -279,6 +283,7 @@ prop_compose! {
             lease: Lease(lease),
             codec: Codec::F32,
             training,
+            needs: needs.iter().map(|n| name(n)).collect(),
         }
     }
 }
@@ -309,6 +314,7 @@ prop_compose! {
         contributions in proptest::collection::vec(any_contribution(), 0..6),
     ) -> Provenance {
         Provenance {
+            trainable: Default::default(),
             round: RoundId(numbers.0),
             base_version: ModelVersion(numbers.1),
             weight_cap: numbers.2,
@@ -505,6 +511,7 @@ fn each_fault_of_a_release_is_named() {
         assert!(e.to_string().contains(what), "{e}");
     };
     fn provenance(m: &mut wire::ReleaseManifest) -> &mut wire::Provenance {
+            trainable: Default::default(),
         m.provenance.as_mut().expect("there")
     }
     says(&|m| m.version = 0, "version is 0");

@@ -188,6 +188,7 @@ impl Bench {
             max_delta_bytes: 1 << 20,
             codec: Codec::F32,
             training: terms(),
+            needs: vec![],
         }
     }
 

@@ -97,6 +97,7 @@ fn offer(twin: &Twin, node: &NodeId, base: Digest, base_size: u64, epochs: u32) 
             seed: 3,
             rotate_deg: 0.0,
         },
+        needs: vec![],
     }
 }
 

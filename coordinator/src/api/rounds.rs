@@ -8,6 +8,7 @@ use lamplight_proto::{
     Malformed,
     envelope::Signed,
     ids::{Digest, Lease, NodeId, RoundId, UnixMillis},
+    needs,
     offer::RoundOffer,
     version::peer_version,
     wire::{
@@ -59,8 +60,16 @@ impl House {
             };
             self.store.write(|tx| nodes::seen(tx, id, &sighting))?;
         }
-        if let Some(offer) = self.offer(id, now)? {
-            return Ok((self.config.poll_active, Some(offer)));
+        while let Some(offer) = self.offer(id, now)? {
+            let Some(lacking) = needs::lacking(&offer.needs, &poll.agent_version) else {
+                let sealed = Signed::seal(offer, &self.release_key);
+                return Ok((self.config.poll_active, Some(sealed.signed().to_wire())));
+            };
+            // Not offered: the agent would ignore what it does not know and do another task. The
+            // round stops waiting for it; another one may still want it.
+            if !self.give_up(offer.round, id, &lacking)? {
+                break;
+            }
         }
         let is_active = self
             .store
@@ -74,8 +83,8 @@ impl House {
     }
 
     /// The offer of the oldest round that waits for this node. The same each time: same lease, same
-    /// expiry, same signature.
-    fn offer(&self, node: &NodeId, now: UnixMillis) -> Result<Option<Envelope>, Fault> {
+    /// expiry, and so the same signature.
+    fn offer(&self, node: &NodeId, now: UnixMillis) -> Result<Option<RoundOffer>, Fault> {
         let found = self.store.read(|c| {
             let Some(asked) = participants::waited_for(c, node)? else {
                 return Ok(None);
@@ -102,7 +111,7 @@ impl House {
         if now >= round.deadline {
             return Ok(None);
         }
-        let offer = RoundOffer {
+        let mut offer = RoundOffer {
             deployment: self.deployment.clone(),
             node_id: node.clone(),
             round: round.id,
@@ -120,9 +129,10 @@ impl House {
             codec: task.codec,
             training: task.training.of_node(round.place, &told_by),
             budget: task.budget,
+            needs: Vec::new(),
         };
-        let sealed = Signed::seal(offer, &self.release_key);
-        Ok(Some(sealed.signed().to_wire()))
+        offer.needs = needs::of(&offer);
+        Ok(Some(offer))
     }
 
     /// Notes how a task goes. Answers whether the round still waits for this node.
