@@ -7,11 +7,12 @@
 //!
 //! Reading order: [`wire`] (generated), [`ids`] (names that must not be mixed), [`envelope`] (what is
 //! signed is bytes), [`offer`], [`delta`], [`release`] (the signed payloads), [`refusal`] (why a call
-//! is refused), [`version`] (who may speak), [`keys`], [`token`], [`tls`], [`chunk`].
+//! is refused), [`cause`] (why a node delivers nothing), [`version`] (who may speak), [`keys`], [`token`], [`tls`], [`chunk`].
 //!
 //! Invariants: nothing here trusts a length, a name or a signature it has not checked; no other crate
 //! of the workspace decodes a signed payload or checks a signature itself.
 
+pub mod cause;
 pub mod chunk;
 pub mod delta;
 pub mod envelope;
