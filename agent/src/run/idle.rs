@@ -58,7 +58,7 @@ impl<L: Link> Agent<L> {
             let report = Report {
                 round: letter.round,
                 lease: letter.lease,
-                event: ReportEvent::Failure(letter.reason),
+                event: ReportEvent::Failure(letter.told),
             };
             match self.link.report(report).await {
                 Ok(_) => {}

@@ -13,6 +13,7 @@ mod idle;
 mod preparing;
 mod training;
 mod uploading;
+mod why;
 
 #[cfg(test)]
 mod bench;

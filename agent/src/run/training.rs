@@ -11,6 +11,7 @@ use std::{
 };
 
 use lamplight_proto::{
+    cause::{Told, TrainingFault},
     delta::DeltaManifest,
     envelope::Verified,
     ids::{Lease, RoundId},
@@ -19,11 +20,11 @@ use lamplight_proto::{
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, why::disk};
 use crate::{
     learn::{self, LearnError, Learned, Progress, Settings},
     link::{Link, Report, ReportEvent},
-    node::Event,
+    node::{Event, Why},
     stop::Stop,
 };
 
@@ -112,16 +113,16 @@ impl<L: Link> Agent<L> {
             }
             Ok(Ok(learned)) => learned,
             Ok(Err(LearnError::Stopped)) => return Ok(None),
-            Ok(Err(e)) => return Ok(Some(Event::Failed(e.to_string()))),
+            Ok(Err(e)) => return Ok(Some(Event::Failed(e.into()))),
             Err(e) => {
-                return Ok(Some(Event::Failed(format!(
-                    "the training thread broke: {e}"
-                ))));
+                let full = format!("the training thread broke: {e}");
+                let why = Why::new(Told::Training(TrainingFault::Broken), full);
+                return Ok(Some(Event::Failed(why)));
             }
         };
         match self.keep(offer, learned).await? {
             Ok(manifest) => Ok(Some(Event::Learned(Box::new(manifest)))),
-            Err(reason) => Ok(Some(Event::Failed(reason))),
+            Err(why) => Ok(Some(Event::Failed(why))),
         }
     }
 
@@ -130,10 +131,10 @@ impl<L: Link> Agent<L> {
         &mut self,
         offer: &RoundOffer,
         learned: Learned,
-    ) -> Result<Result<Verified<DeltaManifest>, String>, AgentError> {
+    ) -> Result<Result<Verified<DeltaManifest>, Why>, AgentError> {
         let path = self.dir.delta(offer.lease);
         if let Err(e) = write_aside(&path, &learned.delta, 0o600) {
-            return Ok(Err(format!("{}: {e}", path.display())));
+            return Ok(Err(disk(&e, format!("{}: {e}", path.display()))));
         }
         let lease = offer.lease;
         let counter = self.store.call(move |s| s.counter(lease)).await?;

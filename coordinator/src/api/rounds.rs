@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 
 use lamplight_proto::{
     Malformed,
+    cause::{Cause, Heard},
     envelope::Signed,
     ids::{Digest, Lease, NodeId, RoundId, UnixMillis},
     needs,
@@ -21,6 +22,7 @@ use super::{Desk, malformed};
 use crate::{
     fault::Fault,
     house::{House, one_line},
+    round::{PhaseName, phase::Phase},
     store::{
         StoreError,
         nodes::{self, Sighting},
@@ -144,23 +146,42 @@ impl House {
         told: Told,
     ) -> Result<bool, Fault> {
         let asked = self.store.read(|c| participants::find(c, round, node))?;
-        let is_waited_for = asked.is_some_and(|p| {
+        let is_waited_for = |p: &participants::Participant| {
             p.lease == lease && matches!(p.state, State::Offered | State::Refused)
-        });
-        if !is_waited_for {
+        };
+        let Some(asked) = asked.filter(is_waited_for) else {
             return Ok(false);
-        }
+        };
         match told {
-            Told::Failure(reason) => {
+            Told::Failure(heard) => {
+                // What was written down when the delta was refused says more than the node's echo.
+                let echo = heard.cause == Some(Cause::Refused) && asked.state == State::Refused;
+                let reason = if echo {
+                    asked.reason
+                } else {
+                    one_line(&heard.to_string(), REASON_CHARS)
+                };
                 self.give_up(round, node, &reason)?;
                 Ok(false)
             }
+            Told::Waiting(heard) => {
+                let wanted = self.phase(round, is_collecting)?;
+                let reason = one_line(&heard.to_string(), REASON_CHARS);
+                if wanted && asked.reason != reason {
+                    tracing::info!(round = round.0, node = %node, reason, "node waits");
+                    self.store
+                        .write(|tx| participants::waits(tx, round, node, &reason))?;
+                }
+                Ok(wanted)
+            }
             Told::Progress(progress) => {
-                let waits = |p: &crate::round::phase::Phase| {
-                    p.name() == crate::round::PhaseName::Collecting
-                };
-                let wanted = self.phase(round, waits)?;
+                let wanted = self.phase(round, is_collecting)?;
                 if wanted {
+                    if asked.state == State::Offered && !asked.reason.is_empty() {
+                        // It waits no longer.
+                        self.store
+                            .write(|tx| participants::waits(tx, round, node, ""))?;
+                    }
                     self.watch.note(round, node, progress);
                 }
                 Ok(wanted)
@@ -169,9 +190,14 @@ impl House {
     }
 }
 
+fn is_collecting(phase: &Phase) -> bool {
+    phase.name() == PhaseName::Collecting
+}
+
 enum Told {
     Progress(Progress),
-    Failure(String),
+    Failure(Heard),
+    Waiting(Heard),
 }
 
 #[tonic::async_trait]
@@ -205,7 +231,8 @@ impl Rounds for Desk {
         let lease = Lease::try_from(&r.lease[..]).map_err(malformed)?;
         let told = match r.event {
             Some(Event::Progress(p)) => Told::Progress(p.try_into().map_err(malformed)?),
-            Some(Event::Failure(f)) => Told::Failure(one_line(&f.reason, REASON_CHARS)),
+            Some(Event::Failure(f)) => Told::Failure(f.into()),
+            Some(Event::Waiting(w)) => Told::Waiting(w.into()),
             None => return Err(malformed(Malformed::new("report", "event is missing"))),
         };
         let round = RoundId(r.round);
