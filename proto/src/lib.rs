@@ -7,7 +7,8 @@
 //!
 //! Reading order: [`wire`] (generated), [`ids`] (names that must not be mixed), [`envelope`] (what is
 //! signed is bytes), [`offer`], [`delta`], [`release`] (the signed payloads), [`refusal`] (why a call
-//! is refused), [`version`] (who may speak), [`keys`], [`token`], [`tls`], [`chunk`].
+//! is refused), [`tag`] (what operators say of nodes), [`version`] (who may speak), [`keys`],
+//! [`token`], [`tls`], [`chunk`].
 //!
 //! Invariants: nothing here trusts a length, a name or a signature it has not checked; no other crate
 //! of the workspace decodes a signed payload or checks a signature itself.
@@ -20,6 +21,7 @@ pub mod keys;
 pub mod offer;
 pub mod refusal;
 pub mod release;
+pub mod tag;
 pub mod tls;
 pub mod token;
 pub mod version;
