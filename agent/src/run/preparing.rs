@@ -4,7 +4,7 @@ use std::fs;
 
 use lamplight_proto::offer::RoundOffer;
 
-use super::{Agent, AgentError, no_protocol};
+use super::{Agent, AgentError, not_for_good};
 use crate::{
     link::{Link, LinkError},
     node::Event,
@@ -48,7 +48,7 @@ impl<L: Link> Agent<L> {
             }
             match e {
                 PullError::Link(LinkError::Refused(r)) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     return Ok(Some(Event::Refused(r)));
                 }
                 PullError::Altered { .. } | PullError::Chunk(_) => {

@@ -16,7 +16,7 @@ use lamplight_proto::{
 };
 use tokio::sync::mpsc;
 
-use super::{Agent, AgentError, no_protocol};
+use super::{Agent, AgentError, not_for_good};
 use crate::{
     link::{CHUNKS_IN_FLIGHT, Link, LinkError},
     node::{Event, Uploading},
@@ -82,11 +82,11 @@ impl<L: Link> Agent<L> {
                     return Ok(Event::Unwanted(r.message));
                 }
                 NoReceipt::AtBegin(r) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     return Ok(Event::Refused(r));
                 }
                 NoReceipt::Later(r) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     // Bytes lost or altered on the way, or an upload forgotten: worth another try.
                     let passing = matches!(
                         r.reason,

@@ -22,7 +22,7 @@ use crate::{
     house::{House, one_line},
     store::{
         StoreError,
-        nodes::{self, Sighting},
+        nodes::{self, NodeState, Sighting},
         participants::{self, State},
         releases, rounds, tasks,
     },
@@ -58,6 +58,13 @@ impl House {
                 at: now,
             };
             self.store.write(|tx| nodes::seen(tx, id, &sighting))?;
+        }
+        if node.state == NodeState::Draining {
+            // An idle node has nothing under way; whatever a round still wants of it would be new.
+            if poll.phase == "idle" {
+                self.excuse(&node)?;
+            }
+            return Ok((self.config.poll_idle, None));
         }
         if let Some(offer) = self.offer(id, now)? {
             return Ok((self.config.poll_active, Some(offer)));
@@ -129,6 +136,7 @@ impl House {
         lease: Lease,
         told: Told,
     ) -> Result<bool, Fault> {
+        self.node(node)?;
         let asked = self.store.read(|c| participants::find(c, round, node))?;
         let is_waited_for = asked.is_some_and(|p| {
             p.lease == lease && matches!(p.state, State::Offered | State::Refused)

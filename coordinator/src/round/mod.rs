@@ -17,9 +17,11 @@
 //! transaction.
 //!
 //! [`phase`] moves between phases without IO; [`engine`] persists each move before anyone hears of it
-//! and keeps phases at hand; [`work`] does the steps; [`start`] begins tasks and opens rounds.
+//! and keeps phases at hand; [`work`] does the steps; [`start`] begins tasks and opens rounds; `cohort`
+//! chooses whom a round asks.
 //! A restart reads the last committed row and goes on.
 
+mod cohort;
 pub mod engine;
 pub mod phase;
 pub mod start;

@@ -9,17 +9,19 @@ use lamplight_proto::{
     Malformed,
     ids::{Digest, Lease, ModelName, ModelVersion, NodeId, RoundId, TaskId},
     refusal::{Reason, Refusal},
+    tag::TagFilter,
     wire,
 };
 
 use prost::Message as _;
 
+use super::cohort;
 use crate::{
     aggregate::fixed::MAX_WEIGHT,
     fault::Fault,
     house::{House, random},
     store::{
-        nodes, participants, releases, rounds,
+        history, participants, releases, rounds,
         tasks::{self, Task},
     },
 };
@@ -220,32 +222,25 @@ fn open_round(
     place: u32,
     base: ModelVersion,
 ) -> Result<RoundId, Fault> {
-    let cohort = match &task.cohort {
-        Some(chosen) => {
-            for node in chosen {
-                if nodes::find(tx, node)?.is_none() {
-                    return Err(Refusal::new(
-                        Reason::NotFound,
-                        format!("{node} of the cohort is not enrolled"),
-                    )
-                    .into());
-                }
-            }
-            chosen.clone()
-        }
-        None => nodes::list(tx)?.into_iter().map(|n| n.id).collect(),
-    };
+    let cohort = cohort::choose(tx, task, &TagFilter::default(), place == 1)?;
+    let passed_over = cohort.passed_over;
+    let cohort = cohort.asked;
     let refuse = |why: String| Err(Refusal::new(Reason::Malformed, why).into());
     if cohort.len() > MAX_COHORT {
         return refuse(format!(
-            "{} nodes are enrolled, a round takes at most {MAX_COHORT}; name a cohort",
+            "{} nodes would be asked, a round takes at most {MAX_COHORT}; name a cohort",
             cohort.len()
         ));
     }
     let wanted = task.target.max(task.minimum);
     if cohort.len() < wanted as usize {
+        let draining = match passed_over.len() {
+            0 => String::new(),
+            n => format!(" ({n} more are draining: lamplight node resume)"),
+        };
         return refuse(format!(
-            "the cohort has {} nodes, {wanted} deltas are wanted; enrol nodes or ask for fewer",
+            "the cohort has {} nodes{draining}, {wanted} deltas are wanted; enrol nodes or ask for \
+             fewer",
             cohort.len()
         ));
     }
@@ -254,6 +249,9 @@ fn open_round(
     let round = rounds::open(tx, id, place, base, now, deadline)?;
     for node in &cohort {
         participants::ask(tx, round, node, Lease(random()?))?;
+    }
+    for (node, reason) in &passed_over {
+        history::pass_over(tx, round, node, reason)?;
     }
     Ok(round)
 }
