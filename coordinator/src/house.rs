@@ -27,6 +27,7 @@ use crate::{
     dir::StateDir,
     fault::{Broken, Fault},
     release::deltas_hold,
+    roster,
     round::Engine,
     store::{Store, StoreError, nodes, uploads},
     watch::Watch,
@@ -229,18 +230,20 @@ impl House {
         self.config.clock.now()
     }
 
-    /// An enrolled node.
+    /// A node that may call: every call of a node asks here first.
     ///
     /// # Errors
-    /// Refuses one that is not enrolled.
+    /// Refuses one that is not enrolled, or retired.
     pub fn node(&self, id: &NodeId) -> Result<nodes::Node, Fault> {
         let node = self.store.read(|c| nodes::find(c, id))?;
-        Ok(node.ok_or_else(|| {
+        let node = node.ok_or_else(|| {
             Refusal::new(
                 Reason::Unauthenticated,
                 format!("{id} is not enrolled here; enrol it with a join token"),
             )
-        })?)
+        })?;
+        roster::refuse_retired(&node)?;
+        Ok(node)
     }
 
     /// What is known of the model file with this digest.

@@ -511,7 +511,6 @@ fn each_fault_of_a_release_is_named() {
         assert!(e.to_string().contains(what), "{e}");
     };
     fn provenance(m: &mut wire::ReleaseManifest) -> &mut wire::Provenance {
-            trainable: Default::default(),
         m.provenance.as_mut().expect("there")
     }
     says(&|m| m.version = 0, "version is 0");

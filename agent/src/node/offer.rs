@@ -115,7 +115,7 @@ pub(super) fn judge(offer: &RoundOffer, known: &Known) -> Verdict {
     }
     // 4. It must ask for nothing this agent has never heard of: it would do another task.
     if let Some(unknown) = needs::unknown(&offer.needs) {
-        return Verdict::Decline(Declined::Unknown(unknown));
+        return Verdict::Decline(Declined::Unknown(unknown), OfferFault::UnknownNeed);
     }
     // 5. Versions only rise, and each has one content.
     match known.highest {

@@ -10,9 +10,9 @@ use lamplight_proto::{
         BeginBlobReply, BeginBlobRequest, CreateTokenReply, CreateTokenRequest, ListModelsReply,
         ListModelsRequest, ListNodesReply, ListNodesRequest, ListReleasesReply,
         ListReleasesRequest, ListRoundsReply, ListRoundsRequest, ListTasksReply, ListTasksRequest,
-        PublishModelRequest, PutBlobReply, PutBlobRequest, ReleaseView, RoundView,
-        ShowRoundRequest, StartRoundsReply, StartRoundsRequest, StopTaskRequest, TaskView,
-        operator_server::Operator,
+        NodeView, PublishModelRequest, PutBlobReply, PutBlobRequest, ReleaseView, RoundView,
+        SetNodeStateRequest, ShowNodeRequest, ShowRoundRequest, StartRoundsReply,
+        StartRoundsRequest, StopTaskRequest, TagNodeRequest, TaskView, operator_server::Operator,
     },
 };
 
@@ -21,9 +21,10 @@ use crate::{
     blob::{BlobError, Part},
     fault::Fault,
     house::House,
+    roster::{Named, Ruling, Tagging},
     round::Start,
     store::{releases, tasks},
-    watch::views,
+    watch::{nodes::Wanted, views},
 };
 
 fn owner(name: &Label) -> String {
@@ -170,8 +171,41 @@ impl Operator for Desk {
         request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesReply>, Status> {
         self.operator(&request)?;
-        let nodes = self.ask(House::view_nodes).await?;
+        let wanted = Wanted::try_from(request.into_inner()).map_err(malformed)?;
+        let nodes = self.ask(move |house| house.view_nodes(&wanted)).await?;
         Ok(Response::new(ListNodesReply { nodes }))
+    }
+
+    async fn show_node(
+        &self,
+        request: Request<ShowNodeRequest>,
+    ) -> Result<Response<NodeView>, Status> {
+        self.operator(&request)?;
+        let r = request.into_inner();
+        let named: Named = r.node.parse().map_err(malformed)?;
+        let view =
+            (self.ask(move |house| house.view_node(&house.meant(&named)?.id, r.rounds))).await?;
+        Ok(Response::new(view))
+    }
+
+    async fn tag_node(
+        &self,
+        request: Request<TagNodeRequest>,
+    ) -> Result<Response<NodeView>, Status> {
+        self.operator(&request)?;
+        let tagging = Tagging::try_from(request.into_inner()).map_err(malformed)?;
+        let view = (self.ask(move |house| house.view_node(&house.tag(&tagging)?, 0))).await?;
+        Ok(Response::new(view))
+    }
+
+    async fn set_node_state(
+        &self,
+        request: Request<SetNodeStateRequest>,
+    ) -> Result<Response<NodeView>, Status> {
+        self.operator(&request)?;
+        let ruling = Ruling::try_from(request.into_inner()).map_err(malformed)?;
+        let view = (self.ask(move |house| house.view_node(&house.rule(&ruling)?, 0))).await?;
+        Ok(Response::new(view))
     }
 
     async fn start_rounds(

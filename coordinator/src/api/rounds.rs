@@ -25,7 +25,7 @@ use crate::{
     round::{PhaseName, phase::Phase},
     store::{
         StoreError,
-        nodes::{self, Sighting},
+        nodes::{self, NodeState, Sighting},
         participants::{self, State},
         releases, rounds, tasks,
     },
@@ -61,6 +61,13 @@ impl House {
                 at: now,
             };
             self.store.write(|tx| nodes::seen(tx, id, &sighting))?;
+        }
+        if node.state == NodeState::Draining {
+            // An idle node has nothing under way; whatever a round still wants of it would be new.
+            if poll.phase == "idle" {
+                self.excuse(&node)?;
+            }
+            return Ok((self.config.poll_idle, None));
         }
         while let Some(offer) = self.offer(id, now)? {
             let Some(lacking) = needs::lacking(&offer.needs, &poll.agent_version) else {
@@ -145,6 +152,7 @@ impl House {
         lease: Lease,
         told: Told,
     ) -> Result<bool, Fault> {
+        self.node(node)?;
         let asked = self.store.read(|c| participants::find(c, round, node))?;
         let is_waited_for = |p: &participants::Participant| {
             p.lease == lease && matches!(p.state, State::Offered | State::Refused)

@@ -157,6 +157,7 @@ impl House {
     /// # Errors
     /// Refuses an upload that has not begun.
     pub fn upload(&self, peer: &NodeId, id: Digest) -> Result<DeltaManifest, Fault> {
+        self.node(peer)?;
         let upload = self.store.read(|c| uploads::of_node(c, peer))?;
         let upload = upload
             .filter(|u| u.manifest_digest == id)
@@ -182,6 +183,7 @@ impl House {
     /// # Errors
     /// Refuses with the reason that fits the fault; the upload is then forgotten, the round unharmed.
     pub fn commit_delta(&self, peer: &NodeId, id: Digest) -> Result<wire::Envelope, Fault> {
+        self.node(peer)?;
         if let Some(done) = self
             .store
             .read(|c| participants::with_manifest(c, peer, id))?
@@ -294,6 +296,21 @@ impl House {
             Ok(uploads::end(tx, peer)?)
         })?;
         Ok(receipt.signed().to_wire())
+    }
+}
+
+impl House {
+    /// Forgets a node's unfinished upload: row and bytes.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn drop_upload(&self, node: &NodeId) -> Result<(), Fault> {
+        let Some(upload) = self.store.read(|c| uploads::of_node(c, node))? else {
+            return Ok(());
+        };
+        let manifest = manifest_of(&upload)?;
+        self.store.write(|tx| uploads::end(tx, node))?;
+        Ok(self.blobs.discard(node.as_str(), manifest.digest)?)
     }
 }
 

@@ -239,7 +239,7 @@ impl House {
         );
         match outcome {
             Ok(_) => {
-                tracing::warn!(round = round.0, node = %node, reason, "node reported failure");
+                tracing::warn!(round = round.0, node = %node, reason, "node will deliver nothing");
                 Ok(true)
             }
             Err(Fault::Refused(_)) => Ok(false),

@@ -17,10 +17,12 @@
 //! transaction.
 //!
 //! [`phase`] moves between phases without IO; [`engine`] persists each move before anyone hears of it
-//! and keeps phases at hand; [`work`] does the steps; `request` reads what an
-//! operator asks for, `start` begins tasks and opens rounds, `series` says what follows a round.
+//! and keeps phases at hand; [`work`] does the steps; `request` reads what an operator asks for,
+//! `start` begins tasks and opens rounds, `cohort` chooses whom a round asks, `series` says what
+//! follows a round.
 //! A restart reads the last committed row and goes on.
 
+mod cohort;
 pub mod engine;
 pub mod phase;
 mod request;

@@ -6,16 +6,16 @@ use rusqlite::Transaction;
 
 use lamplight_models::samples::Samples;
 use lamplight_proto::{
-    ids::{Digest, Lease, ModelName, ModelVersion, NodeId, RoundId, TaskId},
+    ids::{Digest, Lease, ModelName, ModelVersion, RoundId, TaskId},
     refusal::{Reason, Refusal},
 };
 
-use super::request::Start;
+use super::{cohort, request::Start};
 use crate::{
     fault::Fault,
     house::{House, random},
     store::{
-        nodes, participants, releases, rounds,
+        history, participants, releases, rounds,
         tasks::{self, Task},
     },
 };
@@ -143,7 +143,9 @@ pub(super) fn open_round(
     place: u32,
     base: ModelVersion,
 ) -> Result<RoundId, Fault> {
-    let cohort = cohort(tx, task)?;
+    let cohort = cohort::choose(tx, task, place == 1)?;
+    let passed_over = cohort.passed_over;
+    let cohort = cohort.asked;
     let refuse = |why: String| Err(Refusal::new(Reason::Malformed, why).into());
     if cohort.len() > MAX_COHORT {
         return refuse(format!(
@@ -160,9 +162,13 @@ pub(super) fn open_round(
             [] => String::new(),
             tags => format!(" with the tags {}", tags.join(", ")),
         };
+        let draining = match passed_over.len() {
+            0 => String::new(),
+            n => format!(" ({n} more are draining: lamplight node resume)"),
+        };
         return refuse(format!(
-            "the cohort{of_tags} has {} nodes that may be asked, {wanted} deltas are wanted; enrol \
-             or tag nodes, or ask for fewer",
+            "the cohort{of_tags} has {} nodes{draining}, {wanted} deltas are wanted; enrol or tag \
+             nodes, or ask for fewer",
             cohort.len()
         ));
     }
@@ -172,22 +178,8 @@ pub(super) fn open_round(
     for node in &cohort {
         participants::ask(tx, round, node, Lease(random()?))?;
     }
-    Ok(round)
-}
-
-/// The nodes chosen by id or all, of these the ones with the tags, of these the ones that may be
-/// asked.
-fn cohort(tx: &Transaction<'_>, task: &Task) -> Result<Vec<NodeId>, Fault> {
-    for node in task.cohort.iter().flatten() {
-        if nodes::find(tx, node)?.is_none() {
-            return Err(Refusal::new(
-                Reason::NotFound,
-                format!("{node} of the cohort is not enrolled"),
-            )
-            .into());
-        }
+    for (node, reason) in &passed_over {
+        history::pass_over(tx, round, node, reason)?;
     }
-    let is_chosen = |id: &NodeId| task.cohort.as_ref().is_none_or(|c| c.contains(id));
-    let eligible = nodes::eligible(tx, &task.tags)?.into_iter().map(|n| n.id);
-    Ok(eligible.filter(is_chosen).collect())
+    Ok(round)
 }

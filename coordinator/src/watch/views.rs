@@ -14,7 +14,6 @@ use crate::{
     house::House,
     store::{
         StoreError,
-        nodes::{self, Node},
         participants::{self, Participant, State},
         releases::{self, Release},
         rounds::{self, Round},
@@ -34,19 +33,6 @@ pub fn release(r: &Release) -> wire::ReleaseView {
         deltas: r.deltas,
         evaluation: r.evaluation.map(Into::into),
         created_unix_ms: r.created.0,
-    }
-}
-
-fn node(n: Node) -> wire::NodeView {
-    wire::NodeView {
-        node_id: n.id.to_string(),
-        name: n.name,
-        enrolled_unix_ms: n.enrolled.0,
-        last_seen_unix_ms: n.last_seen.map_or(0, |t| t.0),
-        phase: n.phase,
-        running_digest: n.running.map(|d| d.to_string()).unwrap_or_default(),
-        agent_version: n.agent_version,
-        deltas_accepted: n.deltas_accepted,
     }
 }
 
@@ -132,15 +118,6 @@ pub(crate) fn task(c: Course) -> wire::TaskView {
 }
 
 impl House {
-    /// All nodes.
-    ///
-    /// # Errors
-    /// [`crate::fault::Broken`].
-    pub fn view_nodes(&self) -> Result<Vec<wire::NodeView>, Fault> {
-        let all = self.store.read(nodes::list)?;
-        Ok(all.into_iter().map(node).collect())
-    }
-
     /// All models, each with its newest release.
     ///
     /// # Errors
