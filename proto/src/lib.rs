@@ -7,19 +7,23 @@
 //!
 //! Reading order: [`wire`] (generated), [`ids`] (names that must not be mixed), [`envelope`] (what is
 //! signed is bytes), [`offer`], [`delta`], [`release`] (the signed payloads), [`refusal`] (why a call
-//! is refused), [`version`] (who may speak), [`keys`], [`token`], [`tls`], [`chunk`].
+//! is refused), [`version`] (who may speak), [`keys`], [`token`], [`tls`], [`chunk`],
+//! [`settings`] (what people write into files), [`doctor`] (what is wrong with a
+//! machine).
 //!
 //! Invariants: nothing here trusts a length, a name or a signature it has not checked; no other crate
 //! of the workspace decodes a signed payload or checks a signature itself.
 
 pub mod chunk;
 pub mod delta;
+pub mod doctor;
 pub mod envelope;
 pub mod ids;
 pub mod keys;
 pub mod offer;
 pub mod refusal;
 pub mod release;
+pub mod settings;
 pub mod tls;
 pub mod token;
 pub mod version;

@@ -14,7 +14,10 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::refusal::{Reason, Refusal};
+use crate::{
+    ids::UnixMillis,
+    refusal::{Reason, Refusal},
+};
 
 /// The protocol spoken by this build.
 pub const PROTOCOL: u32 = 1;
@@ -27,6 +30,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const PROTOCOL_HEADER: &str = "lamplight-protocol";
 /// Header with the semantic version.
 pub const VERSION_HEADER: &str = "lamplight-version";
+
+/// Header of answers with the coordinator's clock, in milliseconds since 1970 UTC.
+pub const TIME_HEADER: &str = "lamplight-unix-ms";
 
 fn stamp(headers: &mut HeaderMap, protocol: u32) {
     headers.insert(PROTOCOL_HEADER, HeaderValue::from(protocol));
@@ -43,6 +49,13 @@ pub fn peer_version(headers: &HeaderMap) -> String {
             || "unknown".to_owned(),
             |v| v.chars().take(32).collect::<String>(),
         )
+}
+
+/// The clock a coordinator named; older ones do not.
+#[must_use]
+pub fn peer_time(headers: &HeaderMap) -> Option<UnixMillis> {
+    let text = headers.get(TIME_HEADER)?.to_str().ok()?;
+    text.parse().ok().map(UnixMillis)
 }
 
 fn check(
@@ -125,6 +138,8 @@ where
                 Err(refused) => refused,
             };
             stamp(response.headers_mut(), PROTOCOL);
+            let now = HeaderValue::from(UnixMillis::now().0);
+            response.headers_mut().insert(TIME_HEADER, now);
             Ok(response)
         })
     }
@@ -245,6 +260,8 @@ mod tests {
             assert_eq!(refusal, None);
             assert_eq!(headers[PROTOCOL_HEADER], "1");
             assert_eq!(headers[VERSION_HEADER], VERSION);
+            let now = peer_time(&headers).expect("a clock");
+            assert!(now.0.abs_diff(UnixMillis::now().0) < 60_000);
         }
     }
 
