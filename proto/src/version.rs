@@ -79,9 +79,9 @@ impl FromStr for ProgramVersion {
     }
 }
 
-fn stamp(headers: &mut HeaderMap, protocol: u32) {
+fn stamp(headers: &mut HeaderMap, protocol: u32, version: &'static str) {
     headers.insert(PROTOCOL_HEADER, HeaderValue::from(protocol));
-    headers.insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+    headers.insert(VERSION_HEADER, HeaderValue::from_static(version));
 }
 
 /// The version a peer named, fit for logs and tables.
@@ -175,7 +175,7 @@ where
                 Ok(future) => future.await?,
                 Err(refused) => refused,
             };
-            stamp(response.headers_mut(), PROTOCOL);
+            stamp(response.headers_mut(), PROTOCOL, VERSION);
             Ok(response)
         })
     }
@@ -186,26 +186,34 @@ where
 pub struct ClientVersions<S> {
     inner: S,
     protocol: u32,
+    version: &'static str,
 }
 
 impl<S> ClientVersions<S> {
     /// Wraps a channel.
     pub fn new(inner: S) -> Self {
-        Self {
-            inner,
-            protocol: PROTOCOL,
-        }
+        Self::claiming(inner, PROTOCOL)
     }
 
     /// Wraps a channel that claims another protocol, to test refusals.
     pub fn claiming(inner: S, protocol: u32) -> Self {
-        Self { inner, protocol }
+        Self {
+            inner,
+            protocol,
+            version: VERSION,
+        }
     }
 
     /// The same channel, claiming another protocol, to test refusals.
     #[must_use]
     pub fn speaking(self, protocol: u32) -> Self {
         Self { protocol, ..self }
+    }
+
+    /// The same channel, naming another version of this program, to test what older peers meet.
+    #[must_use]
+    pub fn naming(self, version: &'static str) -> Self {
+        Self { version, ..self }
     }
 }
 
@@ -224,7 +232,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        stamp(request.headers_mut(), self.protocol);
+        stamp(request.headers_mut(), self.protocol, self.version);
         let future = self.inner.call(request);
         Box::pin(async move {
             let response = future.await?;
