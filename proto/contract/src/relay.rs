@@ -254,23 +254,30 @@ impl Inner {
     ) -> Result<Response<Replies>, Status> {
         let today = Schema::today();
         let schema = self.schema.as_ref().unwrap_or(&today);
-        let Some(method) = schema.method(&path) else {
+        let method = schema.method(&path);
+        // Standard services (health, reflection) are no part of the contract: they pass as they are.
+        if method.is_none() && !path.starts_with("/grpc.") {
             self.seen().unknown_calls.insert(path);
             return Err(self.old_status(Status::unimplemented("")));
-        };
+        }
         *self.seen().calls.entry(path.clone()).or_default() += 1;
-        let call = (self.plan.tape.as_ref())
+        let (input, output) = (
+            method.as_ref().map(|m| m.input()),
+            method.as_ref().map(|m| m.output()),
+        );
+        let call = (self.plan.tape.as_ref().filter(|_| method.is_some()))
             .map(|tape| tape.begin(&caller, &path, headers(request.metadata())));
 
-        let (inner, input) = (self.clone(), method.input());
+        let inner = self.clone();
         let requests = request
             .into_inner()
             .map_while(Result::ok)
             .map(move |bytes| {
+                let Some(of) = &input else { return bytes };
                 if let (Some(tape), Some(call)) = (&inner.plan.tape, call) {
-                    tape.request(call, input.full_name(), &bytes);
+                    tape.request(call, of.full_name(), &bytes);
                 }
-                inner.aged(&input, bytes)
+                inner.aged(of, bytes)
             });
         let mut client =
             tonic::client::Grpc::new(link).max_decoding_message_size(MAX_LISTING_BYTES);
@@ -293,17 +300,20 @@ impl Inner {
             tape.answer(call, headers(&metadata));
         }
         self.old_headers(&mut metadata);
-        let (inner, output) = (self.clone(), method.output());
+        let inner = self.clone();
         // One more item behind the last, to see the end.
         let items = replies.map(Some).chain(tokio_stream::once(None));
         let replies = items.filter_map(move |item| {
             let tape = inner.plan.tape.as_ref().zip(call);
             match item {
                 Some(Ok(bytes)) => {
+                    let Some(of) = &output else {
+                        return Some(Ok(bytes));
+                    };
                     if let Some((tape, call)) = tape {
-                        tape.reply(call, output.full_name(), &bytes);
+                        tape.reply(call, of.full_name(), &bytes);
                     }
-                    Some(Ok(inner.aged(&output, bytes)))
+                    Some(Ok(inner.aged(of, bytes)))
                 }
                 Some(Err(status)) => {
                     if let Some((tape, call)) = tape {
@@ -362,9 +372,9 @@ fn headers(metadata: &MetadataMap) -> Headers {
         .collect()
 }
 
-/// Messages as they travel.
+/// Messages as they travel, for callers who know better than generated code.
 #[derive(Debug, Clone, Copy, Default)]
-struct Raw;
+pub struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

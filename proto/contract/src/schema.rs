@@ -381,3 +381,103 @@ pub fn seal(payload_type: &str, payload: Vec<u8>, key: &SigningKey) -> wire::Env
         other => panic!("{other} is no payload of the contract"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamplight_proto::envelope::TrustedKeys;
+
+    /// Field 9999 as a newer program would write it: a string.
+    fn newer(mut bytes: Vec<u8>) -> Vec<u8> {
+        prost::encoding::string::encode(9999, &"news".to_owned(), &mut bytes);
+        bytes
+    }
+
+    fn receipt() -> wire::Receipt {
+        wire::Receipt {
+            deployment: "fleet".into(),
+            round: 3,
+            node_id: "node-1".into(),
+            manifest_digest: vec![1; 32].into(),
+            delta_digest: vec![2; 32].into(),
+            counter: 4,
+            accepted_unix_ms: 5,
+        }
+    }
+
+    #[test]
+    fn what_a_version_does_not_know_is_dropped_at_every_depth_and_named() {
+        let schema = Frozen::previous().schema();
+        let known = wire::RoundView {
+            round: 7,
+            participants: vec![wire::ParticipantView {
+                name: "a".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        // The view of a participant, inside a repeated field, inside the round's.
+        let inner = newer(known.participants[0].encode_to_vec());
+        let mut bytes = wire::RoundView {
+            participants: vec![],
+            ..known.clone()
+        }
+        .encode_to_vec();
+        prost::encoding::bytes::encode(12, &inner, &mut bytes);
+        let bytes = newer(bytes);
+
+        let of = schema.message("lamplight.v1.RoundView").expect("known");
+        let mut narrowed = schema.narrow(&of, &bytes).expect("a view");
+        narrowed.dropped.sort();
+        assert_eq!(
+            narrowed.dropped,
+            [
+                "lamplight.v1.ParticipantView.9999",
+                "lamplight.v1.RoundView.9999"
+            ]
+        );
+        assert_eq!(narrowed.message.encode_to_vec(), known.encode_to_vec());
+        // Read without narrowing, what is unknown shows.
+        assert_eq!(schema.read(&of, &bytes)["unknown"][0], 9999);
+    }
+
+    #[test]
+    fn an_envelope_of_the_key_is_signed_anew_without_what_is_unknown_others_stay() {
+        let schema = Frozen::previous().schema();
+        let (key, stranger) = (
+            SigningKey::generate().expect("randomness"),
+            SigningKey::generate().expect("randomness"),
+        );
+        let of = schema
+            .message("lamplight.v1.CommitDeltaReply")
+            .expect("known");
+        let aged = |signer: &SigningKey| {
+            let envelope = seal(Receipt::TYPE, newer(receipt().encode_to_vec()), signer);
+            let reply = wire::CommitDeltaReply {
+                receipt: Some(envelope.clone()),
+            };
+            let narrowed = schema.narrow(&of, &reply.encode_to_vec());
+            let mut message = narrowed.expect("a reply").message;
+            let dropped = schema.reseal(&mut message, &key);
+            let reply: wire::CommitDeltaReply = message.transcode_to().expect("a reply");
+            (envelope, reply.receipt.expect("a receipt"), dropped)
+        };
+        let (_, after, dropped) = aged(&key);
+        assert_eq!(dropped, ["lamplight.v1.Receipt.9999"]);
+        assert_eq!(after.payload, receipt().encode_to_vec());
+        Signed::<Receipt>::from_wire(after)
+            .verify(&TrustedKeys::new([key.public()]))
+            .expect("a good signature");
+
+        let (before, after, dropped) = aged(&stranger);
+        assert_eq!((before, dropped.len()), (after, 0));
+    }
+
+    #[test]
+    fn the_previous_version_is_the_newest_before_this_one() {
+        let previous = Frozen::previous();
+        assert!(previous.version <= this_version());
+        let between = |f: &Frozen| previous.version < f.version && f.version < this_version();
+        assert!(!Frozen::all().iter().any(between));
+    }
+}
