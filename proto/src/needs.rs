@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Malformed,
-    offer::{RoundOffer, clip},
+    offer::{RoundOffer, Trainable, clip},
     version::ProgramVersion,
 };
 
@@ -26,9 +26,25 @@ pub const MAX_NEEDS: usize = 32;
 /// Longest name of a need, in bytes.
 pub const MAX_NEED_BYTES: usize = 32;
 
+/// The first version whose agents know that offers have needs.
+const V0_2: ProgramVersion = ProgramVersion::new(0, 2, 0);
+
 /// Every feature an offer may need. Lines are added, never changed or removed: offers of other
 /// builds name them.
-pub const KNOWN_NEEDS: &[Feature] = &[];
+pub const KNOWN_NEEDS: &[Feature] = &[
+    // An older agent would send a delta of every parameter.
+    Feature {
+        name: "trainable",
+        since: V0_2,
+        asked_by: |o| o.training.trainable != Trainable::All,
+    },
+    // An older agent would use what it likes.
+    Feature {
+        name: "budget",
+        since: V0_2,
+        asked_by: |o| !o.budget.is_unbounded(),
+    },
+];
 
 /// A feature that offers may need.
 #[derive(Debug, Clone, Copy)]

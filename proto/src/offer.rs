@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Malformed,
+    budget::Budget,
     envelope::Payload,
     ids::{
         Deployment, Digest, Hasher, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis,
@@ -37,7 +38,11 @@ impl Codec {
         }
     }
 
-    pub(crate) fn parse(message: &'static str, text: &str) -> Result<Self, Malformed> {
+    /// The codec of this name.
+    ///
+    /// # Errors
+    /// [`Malformed`] of `message` when there is none.
+    pub fn parse(message: &'static str, text: &str) -> Result<Self, Malformed> {
         match text {
             "f32" => Ok(Self::F32),
             other => Err(Malformed::new(
@@ -107,9 +112,73 @@ pub enum NormMode {
     Frozen,
 }
 
+/// Which parameters move, and so which a delta holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trainable {
+    /// Every parameter.
+    #[default]
+    All,
+    /// Those of the last layer with weights.
+    Head,
+    /// Every bias, the shifts of norms included.
+    Bias,
+    /// Scale and shift of every norm.
+    Norm,
+}
+
+impl Trainable {
+    /// Every set there is.
+    pub const EVERY: [Self; 4] = [Self::All, Self::Head, Self::Bias, Self::Norm];
+
+    /// The name in files, listings and flags.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Head => "head",
+            Self::Bias => "bias",
+            Self::Norm => "norm",
+        }
+    }
+
+    /// The name on the wire, where nothing said means all.
+    pub(crate) fn to_wire(self) -> String {
+        match self {
+            Self::All => String::new(),
+            other => other.as_str().to_owned(),
+        }
+    }
+
+    pub(crate) fn parse(message: &'static str, text: &str) -> Result<Self, Malformed> {
+        if text.is_empty() {
+            return Ok(Self::All);
+        }
+        let known = Self::EVERY.into_iter().find(|t| t.as_str() == text);
+        known.ok_or_else(|| {
+            Malformed::new(
+                message,
+                format!(
+                    "trainable set {:?} is not known here; known: all, head, bias, norm",
+                    clip(text)
+                ),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Trainable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// How to fine-tune.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
+    /// Which parameters move.
+    #[serde(default)]
+    pub trainable: Trainable,
     /// Passes over the node's samples.
     pub epochs: u32,
     /// Samples in a step.
@@ -158,6 +227,8 @@ pub struct RoundOffer {
     pub codec: Codec,
     /// How to fine-tune.
     pub training: Training,
+    /// What the task may use of the node.
+    pub budget: Budget,
     /// What an agent must know to do it as asked; see [`crate::needs`].
     pub needs: Vec<Need>,
 }
@@ -270,6 +341,7 @@ impl TryFrom<wire::Training> for Training {
             }
         };
         Ok(Self {
+            trainable: Trainable::parse("training", &t.trainable)?,
             epochs: t.epochs,
             batch: t.batch,
             optimizer,
@@ -324,6 +396,7 @@ impl From<&Training> for wire::Training {
             } as i32,
             seed: t.seed,
             rotate_deg: t.rotate_deg,
+            trainable: t.trainable.to_wire(),
         }
     }
 }
@@ -361,6 +434,7 @@ impl Payload for RoundOffer {
             max_delta_bytes: self.max_delta_bytes,
             codec: self.codec.to_string(),
             training: Some((&self.training).into()),
+            budget: (!self.budget.is_unbounded()).then(|| (&self.budget).into()),
             needs: self.needs.iter().map(ToString::to_string).collect(),
         }
         .encode_to_vec()
@@ -393,6 +467,11 @@ impl RoundOffer {
                 .training
                 .ok_or_else(|| bad("training is missing".into()))?
                 .try_into()?,
+            budget: o
+                .budget
+                .map(Budget::try_from)
+                .transpose()?
+                .unwrap_or_default(),
             needs,
         })
     }
@@ -417,7 +496,9 @@ pub(crate) mod tests {
             expires: UnixMillis(1_790_000_000_000),
             max_delta_bytes: 1 << 20,
             codec: Codec::F32,
+            budget: Budget::default(),
             training: Training {
+                trainable: Trainable::All,
                 epochs: 1,
                 batch: 32,
                 optimizer: Optimizer::Sgd {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use lamplight_proto::{
+    cause::{OfferFault, Told},
     delta::{DeltaManifest, Receipt, TensorEntry},
     envelope::{Signed, TrustedKeys, Verified},
     ids::{Digest, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis},
@@ -17,7 +18,7 @@ use lamplight_proto::{
 };
 use proptest::prelude::*;
 
-use super::{Effect, Event, Known, Outcome, Phase};
+use super::{Effect, Event, Known, Outcome, Phase, Why};
 use crate::store::{Store, phase::Keys};
 
 const NOW: UnixMillis = UnixMillis(1_000);
@@ -84,6 +85,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer> {
     let offer = RoundOffer {
+        budget: Default::default(),
         deployment: if fault == 1 { "other" } else { "fleet" }
             .parse()
             .expect("a name"),
@@ -103,6 +105,7 @@ fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer
         max_delta_bytes: 1,
         codec: Codec::F32,
         training: Terms {
+            trainable: Default::default(),
             epochs: 1,
             batch: 1,
             optimizer: Optimizer::Sgd {
@@ -229,7 +232,7 @@ impl World {
                 };
                 Event::Accepted(Box::new(receipt(p.manifest(), *ours)))
             }
-            Happening::Failed => Event::Failed("it broke".into()),
+            Happening::Failed => Event::Failed(Why::new(Told::Other, "it broke")),
             Happening::Refused => Event::Refused(Refusal::new(Reason::NonFinite, "no")),
             Happening::Unwanted => Event::Unwanted("over".into()),
             Happening::PowerCut => return None,
@@ -436,8 +439,9 @@ fn offers_against_what_is_known_are_declined_or_ignored() {
     let (phase, e) = effects(offer(1, 2, 0, 0), &known);
     assert_eq!(phase, "idle");
     assert!(
-        matches!(&e[..], [Effect::Decline { reason, .. }, Effect::Report { .. }]
-            if reason == "the offer's base is version 2, this node has already seen version 3")
+        matches!(&e[..], [Effect::Decline { reason, .. }, Effect::Report { told, .. }]
+            if reason == "the offer's base is version 2, this node has already seen version 3"
+                && *told == Told::Offer(OfferFault::Rollback { offered: 2, highest: 3 }))
     );
     let (_, e) = effects(offer(1, 3, 1, 0), &known);
     assert!(matches!(

@@ -10,6 +10,7 @@ mod crash;
 mod hostile;
 mod node;
 mod old;
+mod roster;
 mod rounds;
 mod server;
 #[path = "../small/mod.rs"]
