@@ -22,11 +22,11 @@ use crate::{
     dir::NodeDir,
     enrol::{self, EnrolError, Enrolled},
     home::{Home, HomeError},
+    limits::Limits,
     link::{
         LinkError,
         grpc::{self, GrpcLink},
     },
-    limits::Limits,
     lock::LockError,
     run::{Agent, AgentError, Config},
     source::SourceSpec,

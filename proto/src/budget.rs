@@ -331,7 +331,10 @@ mod tests {
         assert_eq!(hours.opens_in(at(23, 5)), Some(Duration::ZERO));
         let before = UnixMillis(at(21, 58).0 + 1_500);
         assert_eq!(hours.opens_in(before), Some(Duration::from_millis(118_500)));
-        assert_eq!(hours.opens_in(at(6, 0)), Some(Duration::from_secs(16 * 3600)));
+        assert_eq!(
+            hours.opens_in(at(6, 0)),
+            Some(Duration::from_secs(16 * 3600))
+        );
         let never = hours.and(&["10:00-12:00".parse().unwrap()]);
         assert!(!never.ever() && never.opens_in(at(1, 0)).is_none());
         assert_eq!(never.to_string(), "22:00-06:00 and within 10:00-12:00 UTC");

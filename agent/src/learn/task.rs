@@ -16,8 +16,8 @@ use lamplight_models::{
     quant::gguf::{self, GgufError},
     samples::Samples,
     train::{
-        Augment, Evaluation, Footprint, OptimizerConfig, Schedule as Course, TrainConfig, TrainError,
-        Trainable, Trainer, evaluate,
+        Augment, Evaluation, Footprint, OptimizerConfig, Schedule as Course, TrainConfig,
+        TrainError, Trainable, Trainer, evaluate,
     },
 };
 use lamplight_proto::{

@@ -243,7 +243,7 @@ pub(crate) async fn start(operator: &mut Operator, task: TaskRequest) -> anyhow:
         idempotency_key: keys::random::<16>()?.to_vec().into(),
         ..Default::default()
     };
-    let reply = operator.calls.start_rounds(request).await?.into_inner();
+    let reply = operator.start(request).await?;
     Ok(Started {
         task: reply.task,
         round: reply.round,

@@ -137,7 +137,10 @@ impl Executor {
         let in_use = self.values.iter().chain(&self.grads).flatten();
         let buffers: usize = in_use.chain(&self.pool.free).map(Vec::capacity).sum();
         let saved: usize = self.saved.iter().map(Saved::held_bytes).sum();
-        (buffers * size_of::<f32>() + saved, self.scratch.held_bytes())
+        (
+            buffers * size_of::<f32>() + saved,
+            self.scratch.held_bytes(),
+        )
     }
 
     /// Runs the graph and returns its output (`[batch, output]`, channels last).
