@@ -15,6 +15,7 @@
 //! Invariants: nothing here trusts a length, a name or a signature it has not checked; no other crate
 //! of the workspace decodes a signed payload or checks a signature itself.
 
+pub mod asks;
 pub mod budget;
 pub mod cause;
 pub mod chunk;
