@@ -13,6 +13,7 @@
 //! shares a sample with a held-out one. Nothing a file holds can panic.
 
 pub mod hapt;
+pub mod pool;
 pub mod post;
 pub mod skew;
 mod spec;
@@ -23,7 +24,10 @@ use std::path::PathBuf;
 use lamplight_models::graph::Shape;
 use lamplight_models::samples::Samples;
 
-pub use spec::{DataSpec, HaptSpec, Keep, PostChoice, PostSpec, SourceSpec, SpecError, Split};
+pub use spec::{
+    DataSpec, HaptSpec, Keep, PoolFormat, PoolSpec, PostChoice, PostSpec, SourceSpec, SpecError,
+    Split,
+};
 
 /// Labelled windows of one place: those to train on, and later ones that are held out.
 pub trait SampleSource: Debug + Send + Sync {
@@ -48,9 +52,9 @@ pub trait SampleSource: Debug + Send + Sync {
 pub struct SourceInfo {
     /// Channel names with units, e.g. `acc_x [g]`.
     pub channels: Vec<String>,
-    /// Samples per second.
-    pub sampling_rate_hz: f64,
-    /// Shape of one window: `[channels, length]`.
+    /// Samples per second; `None` where a sample has no time, as in images.
+    pub sampling_rate_hz: Option<f64>,
+    /// Shape of one window, `[channels, length]`, or image, `[channels, height, width]`.
     pub window: Shape,
     /// Class names; labels index into it.
     pub classes: Vec<String>,
@@ -114,6 +118,46 @@ pub enum SourceError {
         /// What the decompressor said.
         cause: std::io::Error,
     },
+    /// A record of a file makes no sense.
+    #[error("`{}` record {record}: {fault}; {remedy}", file.display())]
+    Record {
+        /// The file.
+        file: PathBuf,
+        /// Record, from 0.
+        record: u64,
+        /// What is wrong, with both values.
+        fault: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A file is not what it was when it was opened.
+    #[error("`{}` changed while it was read; let no other program write it, and start again", file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The files have no class of this name.
+    #[error("there is no class `{class}`; there are {known}")]
+    UnknownClass {
+        /// Who was asked for.
+        class: String,
+        /// Those that are there.
+        known: String,
+    },
+    /// Samples that cannot be parted as asked.
+    #[error(
+        "{samples} samples cannot be parted into {parts} of at least {least} each with dirichlet={alpha}; take fewer parts or a larger number"
+    )]
+    Share {
+        /// Parts.
+        parts: usize,
+        /// Samples there are.
+        samples: usize,
+        /// Fewest a part should have.
+        least: usize,
+        /// Concentration.
+        alpha: f64,
+    },
     /// Nobody of this number was recorded.
     #[error("`{}` knows no subject {subject}; it has {known:?}", file.display())]
     UnknownSubject {
@@ -147,6 +191,7 @@ impl SourceSpec {
                 Box::new(post::PostSource::new(spec.clone(), self.keep.clone()))
             }
             DataSpec::Hapt(spec) => Box::new(hapt::HaptSource::open(spec, self.keep.clone())?),
+            DataSpec::Pool(spec) => Box::new(pool::PoolSource::open(spec, self.keep.split)?),
         })
     }
 }

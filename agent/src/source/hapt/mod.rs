@@ -191,7 +191,7 @@ impl SampleSource for HaptSource {
     fn describe(&self) -> SourceInfo {
         SourceInfo {
             channels: CHANNELS.iter().map(ToString::to_string).collect(),
-            sampling_rate_hz: SAMPLING_RATE_HZ,
+            sampling_rate_hz: Some(SAMPLING_RATE_HZ),
             window: vec![CHANNELS.len(), LENGTH],
             classes: CLASSES.iter().map(ToString::to_string).collect(),
             origin: self.origin.clone(),

@@ -1,0 +1,142 @@
+//! IDX files in MNIST's layout: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two of
+//! `t10k`, compressed with gzip or not. Big-endian: two zero bytes, the type (8 = unsigned byte),
+//! the number of dimensions, each dimension as u32, then the values (LeCun et al. 1998).
+
+use std::path::{Path, PathBuf};
+
+use lamplight_models::graph::Shape;
+
+use super::records::Records;
+use super::{MAX_SAMPLES, Pool, Set, unit};
+use crate::source::SourceError;
+
+const REMEDY: &str =
+    "point the source at the directory with `train-images-idx3-ubyte` and its companions";
+/// Longest side of an image.
+const MAX_SIDE: u32 = 4096;
+
+#[derive(Debug)]
+pub(super) struct Idx {
+    images: PathBuf,
+    channels: Vec<String>,
+    shape: Shape,
+    classes: Vec<String>,
+    labels: Vec<u32>,
+}
+
+fn find(dir: &Path, set: Set, what: &str) -> PathBuf {
+    let stem = match set {
+        Set::Train => "train",
+        Set::Test => "t10k",
+    };
+    let plain = dir.join(format!("{stem}-{what}-ubyte"));
+    let zipped = dir.join(format!("{stem}-{what}-ubyte.gz"));
+    if zipped.exists() && !plain.exists() {
+        zipped
+    } else {
+        plain
+    }
+}
+
+fn broken(file: &Path, fault: String) -> SourceError {
+    SourceError::Record {
+        file: file.to_owned(),
+        record: 0,
+        fault,
+        remedy: REMEDY,
+    }
+}
+
+/// Opens a file of unsigned bytes with `N` dimensions.
+fn open<const N: usize>(file: &Path) -> Result<([u32; N], Records), SourceError> {
+    let mut header = vec![0; 4 + 4 * N];
+    let records = Records::open(file, REMEDY, &mut header)?;
+    let magic = [0, 0, 8, N as u8];
+    if header[..4] != magic {
+        let fault = format!("it begins with {:?}, expected {magic:?}", &header[..4]);
+        return Err(broken(file, fault));
+    }
+    let mut dimensions = [0; N];
+    for (d, bytes) in dimensions.iter_mut().zip(header[4..].as_chunks().0) {
+        *d = u32::from_be_bytes(*bytes);
+    }
+    if dimensions[0] as usize > MAX_SAMPLES {
+        let fault = format!("it claims {} samples, at most {MAX_SAMPLES}", dimensions[0]);
+        return Err(broken(file, fault));
+    }
+    Ok((dimensions, records))
+}
+
+impl Idx {
+    pub(super) fn open(dir: &Path, set: Set) -> Result<Self, SourceError> {
+        let (images, of) = (find(dir, set, "images-idx3"), find(dir, set, "labels-idx1"));
+        let ([count, height, width], _) = open::<3>(&images)?;
+        if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
+            let fault = format!("images are {height} x {width}, sides must be 1 to {MAX_SIDE}");
+            return Err(broken(&images, fault));
+        }
+        let ([labelled], records) = open::<1>(&of)?;
+        if labelled != count {
+            let fault = format!("{labelled} labels for {count} images");
+            return Err(broken(&of, fault));
+        }
+        let mut records = records.of(1);
+        let mut labels = Vec::new();
+        let mut record = Vec::new();
+        while labels.len() < count as usize && records.next(&mut record)? {
+            labels.push(u32::from(record[0]));
+        }
+        if labels.len() < count as usize {
+            let fault = format!("it ends after {} of {count} labels", labels.len());
+            return Err(broken(&of, fault));
+        }
+        let classes = labels.iter().max().map_or(0, |&most| most + 1);
+        Ok(Self {
+            images,
+            channels: vec!["intensity [0-1]".to_owned()],
+            shape: vec![1, height as usize, width as usize],
+            classes: (0..classes).map(|c| c.to_string()).collect(),
+            labels,
+        })
+    }
+}
+
+impl Pool for Idx {
+    fn channels(&self) -> &[String] {
+        &self.channels
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    fn read(&self, places: &[usize]) -> Result<Vec<f32>, SourceError> {
+        let size: usize = self.shape.iter().product();
+        let (_, records) = open::<3>(&self.images)?;
+        let mut records = records.of(size);
+        // Grown as images arrive: a header may claim more than there is.
+        let mut x = Vec::new();
+        let mut record = Vec::new();
+        let mut wanted = places.iter().copied().peekable();
+        let mut place = 0;
+        while wanted.peek().is_some() && records.next(&mut record)? {
+            if wanted.next_if_eq(&place).is_some() {
+                x.extend(record.iter().map(|&b| unit(b)));
+            }
+            place += 1;
+        }
+        if x.len() == places.len() * size {
+            return Ok(x);
+        }
+        let fault = format!("it ends after {place} of {} images", self.labels.len());
+        Err(broken(&self.images, fault))
+    }
+}
