@@ -29,6 +29,12 @@ def main() -> int:
         for key in ("nodes", "rounds", "seconds", "per_node", "bytes", "releases"):
             if key not in report:
                 failures.append(f"key {key}")
+        for key in ("model_down", "delta_up", "data_stayed"):
+            if not report["bytes"][key] > 0:
+                failures.append(f"bytes.{key}")
+        releases = [(r["version"], r["digest"]) for r in report["releases"]]
+        if len(set(releases)) != report["rounds"] + 1 or len(report["per_node"]) != report["nodes"]:
+            failures.append("a release for each round and one before, a row for each node")
     if kind == "post":
         for a in accuracy:
             floor("final above base", a["final"] - a["base"], 0.05)

@@ -12,10 +12,11 @@ use anyhow::Context as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
-    ids::Label,
+    ids::{Deployment, Label, NodeId},
     tls::{Address, Identity},
     token::JoinToken,
 };
+use serde::Serialize;
 
 use crate::{
     dir::NodeDir,
@@ -83,6 +84,30 @@ struct Joining {
     /// A name for people: letters, digits, `-`, `_`, `.` [default: the node's directory's name]
     #[arg(long, value_name = "NAME")]
     name: Option<Label>,
+    /// Print who this node is as one line of JSON: once it has joined, and when it begins to run
+    #[arg(long)]
+    json: bool,
+}
+
+/// Who a node is.
+#[derive(Serialize)]
+struct Identified {
+    node_id: NodeId,
+    deployment: Deployment,
+    /// Whether it was a node before this command.
+    already: bool,
+}
+
+impl Identified {
+    fn print(&self, json: bool) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        if json {
+            return Ok(writeln!(out, "{}", serde_json::to_string(self)?)?);
+        }
+        let how = if self.already { "is already" } else { "is now" };
+        let (node, deployment) = (&self.node_id, &self.deployment);
+        Ok(writeln!(out, "{node} {how} a node of {deployment}")?)
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -199,7 +224,7 @@ fn is_refusal(e: &anyhow::Error) -> bool {
             Some(EnrolError::Link(LinkError::Refused(_)))
         ) || matches!(
             cause.downcast_ref::<AgentError>(),
-            Some(AgentError::Refused(_))
+            Some(AgentError::Refused(_) | AgentError::NotEnrolled(_))
         ) || matches!(
             cause.downcast_ref::<HomeError>(),
             Some(HomeError::Lock(LockError::Taken(_)) | HomeError::Store(StoreError::Newer { .. }))
@@ -253,29 +278,18 @@ async fn enrol_command(args: EnrolArgs) -> anyhow::Result<ExitCode> {
     let mut home = Home::open(&args.joining.dir)?;
     let Enrolled { node, already } =
         join(&mut home, &args.joining, &token, Some(ENROL_TRIES)).await?;
-    let how = if already { "is already" } else { "is now" };
-    writeln!(
-        io::stdout().lock(),
-        "{} {how} a node of {}",
-        node.node_id,
-        node.deployment
-    )?;
+    Identified {
+        node_id: node.node_id,
+        deployment: node.deployment,
+        already,
+    }
+    .print(args.joining.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
-    // A source that cannot be opened is better said now than in the first round.
-    let spec = args.source.clone();
-    let opened = tokio::task::spawn_blocking(move || spec.open()).await?;
-    let about = opened
-        .with_context(|| format!("the source {}", args.source))?
-        .describe();
-    tracing::info!(window = ?about.window, simulated = about.simulated, "source: {}", about.origin);
-    // A device that is not there, too.
-    lamplight_models::lane::open(args.device, usize::from(args.threads))?;
-
+    // First of all: a stop that comes while the program starts is heard, too.
     let (stopper, stop) = stop::channel();
-    let mut home = Home::open(&args.joining.dir)?;
     let grace = Duration::from_secs(u64::from(args.grace_seconds));
     tokio::spawn(async move {
         signalled().await;
@@ -291,9 +305,19 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
         std::process::exit(i32::from(FAILED));
     });
 
-    if enrol::enrolled(&home)?.is_none()
-        && let Some(path) = &args.joining.token_file
-    {
+    // A source that cannot be opened is better said now than in the first round.
+    let spec = args.source.clone();
+    let opened = tokio::task::spawn_blocking(move || spec.open()).await?;
+    let about = opened
+        .with_context(|| format!("the source {}", args.source))?
+        .describe();
+    tracing::info!(window = ?about.window, simulated = about.simulated, "source: {}", about.origin);
+    // A device that is not there, too.
+    lamplight_models::lane::open(args.device, usize::from(args.threads))?;
+
+    let mut home = Home::open(&args.joining.dir)?;
+    let already = enrol::enrolled(&home)?.is_some();
+    if !already && let Some(path) = &args.joining.token_file {
         let token = read_token(path)?;
         // Unattended: the coordinator may come up after its nodes.
         tokio::select! {
@@ -305,8 +329,16 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    if enrol::enrolled(&home)?.is_none() {
+    let Some(node) = enrol::enrolled(&home)? else {
         return Err(AgentError::NotEnrolled(args.joining.dir).into());
+    };
+    if args.joining.json {
+        Identified {
+            node_id: node.node_id,
+            deployment: node.deployment,
+            already,
+        }
+        .print(true)?;
     }
     let identity = Identity::read(home.dir.root())?;
     let link = GrpcLink::new(&args.joining.coordinator, &identity)?;

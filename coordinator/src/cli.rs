@@ -4,9 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use serde::Serialize;
 use tokio::net::TcpListener;
 
-use lamplight_proto::ids::{Deployment, Label};
+use lamplight_proto::ids::{Deployment, Digest, Label};
 
 use crate::{
     Config, InitError, InitOptions, OpenError, RunError, fault::Broken, store::StoreError,
@@ -17,8 +18,8 @@ use crate::{
 #[command(
     name = "lamplight-coordinator",
     version,
-    after_help = "Example:\n  lamplight-coordinator init --dir state --name lamps --host fleet.example.org\n  \
-                  lamplight-coordinator run --dir state --listen 0.0.0.0:7443\n\n\
+    after_help = "Example:\n  lamplight-coordinator init --dir ./fleet --deployment chicago --host fleet.example.org\n  \
+                  lamplight-coordinator run --dir ./fleet --listen 0.0.0.0:7443\n\n\
                   Exit codes: 0 done, 1 refused, 2 failed. Logs go to stderr; LAMPLIGHT_LOG sets how much."
 )]
 pub struct Args {
@@ -29,29 +30,36 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a new deployment: keys, certificate authority, database, first operator.
-    #[command(after_help = "Example:\n  lamplight-coordinator init --dir state --name lamps")]
     Init(Init),
     /// Serve until interrupted.
     #[command(
-        after_help = "Example:\n  lamplight-coordinator run --dir state --listen 0.0.0.0:7443"
+        after_help = "Example:\n  lamplight-coordinator run --dir ./fleet --listen 0.0.0.0:7443"
     )]
     Run(Run),
 }
 
+/// What `init` takes; also `lamplight init`.
 #[derive(Debug, ClapArgs)]
-struct Init {
-    /// State directory to make.
-    #[arg(long, env = "LAMPLIGHT_COORDINATOR_DIR")]
+#[command(
+    after_help = "Example:\n  lamplight init --dir ./fleet --deployment chicago \
+    --host fleet.example.org\n  lamplight coordinator run --dir ./fleet --listen 0.0.0.0:7443"
+)]
+pub struct Init {
+    /// The coordinator's directory; made when missing, refused when it holds a deployment
+    #[arg(long, value_name = "DIR", env = "LAMPLIGHT_COORDINATOR_DIR")]
     dir: PathBuf,
-    /// Name of the deployment.
+    /// Name of the fleet; part of everything a node signs
     #[arg(long, default_value = "lamplight")]
-    name: Deployment,
-    /// Host name or address of this server; may be given several times. localhost is always there.
-    #[arg(long = "host")]
+    deployment: Deployment,
+    /// Names and addresses nodes will call (may be repeated); localhost is always among them
+    #[arg(long = "host", value_name = "HOST")]
     hosts: Vec<String>,
-    /// Name of the first operator.
-    #[arg(long, default_value = "operator")]
+    /// Name of the first operator
+    #[arg(long, default_value = "admin")]
     operator: Label,
+    /// Print the result as one line of JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -77,6 +85,9 @@ struct Run {
     /// Threads of evaluation.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: u64,
+    /// Once it serves, print deployment and address as one line of JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 const REFUSED: u8 = 1;
@@ -92,29 +103,57 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
+#[derive(Serialize)]
+struct Made {
+    dir: PathBuf,
+    deployment: Deployment,
+    /// Public half, hexadecimal: what agents and `release verify --key` believe.
+    release_key: String,
+    /// SHA-256 of the authority's certificate.
+    authority: Digest,
+    operator_identity: PathBuf,
+}
+
+/// Makes a deployment and says where everything is.
+///
+/// # Errors
+/// What went wrong; that the directory holds a deployment already is a refusal instead.
 #[expect(clippy::print_stdout, reason = "results of a command go to stdout")]
-fn run_init(args: Init) -> anyhow::Result<ExitCode> {
+pub fn run_init(args: Init) -> anyhow::Result<ExitCode> {
     let options = InitOptions {
         dir: args.dir,
-        deployment: args.name,
+        deployment: args.deployment,
         hosts: args.hosts,
         operator: args.operator,
     };
-    match crate::init(&options) {
-        Ok(report) => {
-            println!("deployment   {}", report.deployment);
-            println!("state        {}", report.dir.display());
-            println!("authority    {}", report.authority);
-            println!("release key  {}", hex::encode(report.release_key));
-            println!("operator     {}", report.operator.display());
-            Ok(ExitCode::SUCCESS)
-        }
+    let report = match crate::init(&options) {
+        Ok(report) => report,
         Err(e @ InitError::Exists(_)) => {
             tracing::error!("{e}");
-            Ok(ExitCode::from(REFUSED))
+            return Ok(ExitCode::from(REFUSED));
         }
-        Err(e) => Err(e).context("making the deployment"),
+        Err(e) => return Err(e).context("making the deployment"),
+    };
+    let made = Made {
+        dir: report.dir,
+        deployment: report.deployment,
+        release_key: hex::encode(report.release_key),
+        authority: report.authority,
+        operator_identity: report.operator,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&made)?);
+    } else {
+        println!(
+            "deployment {} is ready in {dir}\nrelease key  {}\noperator     {}\n\n\
+             next: lamplight coordinator run --dir {dir} --listen 0.0.0.0:7443",
+            made.deployment,
+            made.release_key,
+            made.operator_identity.display(),
+            dir = made.dir.display(),
+        );
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run_server(args: Run) -> anyhow::Result<ExitCode> {
@@ -124,6 +163,7 @@ async fn run_server(args: Run) -> anyhow::Result<ExitCode> {
         grace: Duration::from_secs(args.grace_seconds),
         max_blob_bytes: args.max_blob_mib << 20,
         threads: usize::try_from(args.threads)?,
+        announce: args.json,
         ..Config::new(args.dir)
     };
     let listener = TcpListener::bind(args.listen)

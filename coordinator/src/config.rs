@@ -19,6 +19,8 @@ pub struct Config {
     pub max_blob_bytes: u64,
     /// Threads of evaluation.
     pub threads: usize,
+    /// Whether to print deployment and address to stdout, as one line of JSON, once it serves.
+    pub announce: bool,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -33,6 +35,7 @@ impl Config {
             grace: Duration::from_secs(10),
             max_blob_bytes: 4 << 30,
             threads: 1,
+            announce: false,
             clock: Arc::new(System),
         }
     }
@@ -47,6 +50,7 @@ impl fmt::Debug for Config {
             .field("grace", &self.grace)
             .field("max_blob_bytes", &self.max_blob_bytes)
             .field("threads", &self.threads)
+            .field("announce", &self.announce)
             .finish_non_exhaustive()
     }
 }

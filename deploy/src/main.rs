@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Results go to stdout (`--json` for machines), progress and logs to stderr. Exit codes: 0 done,
-//! 1 refused, 2 failed.
+//! 1 refused, 2 failed, 130 a demo that was interrupted.
 
 mod command;
 mod demo;
@@ -25,7 +25,7 @@ use tokio::runtime::Builder;
 #[command(name = "lamplight", version, about, max_term_width = 100)]
 #[command(
     after_help = "Example, everything at once on this machine:\n  lamplight demo\n\n\
-    Exit codes: 0 done, 1 refused, 2 failed."
+    Exit codes: 0 done, 1 refused, 2 failed; 130 a demo that was interrupted."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -35,8 +35,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a deployment: certificate authority, release key, operator identity
-    Init(command::init::Args),
-    /// Run or inspect the fleet's server
+    Init(lamplight_coordinator::cli::Init),
+    /// Run the fleet's server
     Coordinator(lamplight_coordinator::cli::Args),
     /// Run or inspect a sensor node
     Agent(lamplight_agent::cli::Args),
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Init(args) => command::init::run(&args),
+            Command::Init(args) => lamplight_coordinator::cli::run_init(args),
             Command::Coordinator(args) => lamplight_coordinator::cli::run(args).await,
             Command::Agent(args) => lamplight_agent::cli::run(args).await,
             Command::Model(command) => command::model::run(command).await,

@@ -9,7 +9,7 @@ use std::{
 use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lamplight_coordinator::release::VerifyFailure;
-use lamplight_proto::refusal::Refusal;
+use lamplight_proto::{envelope::VerifyError, refusal::Refusal};
 use serde::Serialize;
 
 /// Done.
@@ -58,6 +58,11 @@ pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
         );
         eprintln!("not verified: {failure}");
         return ExitCode::from(if absent { 2 } else { 1 });
+    }
+    // Somebody signed it, but nobody who is believed.
+    if error.chain().any(|cause| cause.is::<VerifyError>()) {
+        eprintln!("refused: {}", explain(error));
+        return ExitCode::from(1);
     }
     let refusal = error
         .chain()

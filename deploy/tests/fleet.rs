@@ -57,7 +57,14 @@ fn a_fleet_learns_and_its_last_release_can_be_recomputed() {
         assert!(node["bytes_down"].as_u64() > Some(0), "{node}");
         assert!(node["bytes_stayed"].as_u64() > Some(0), "{node}");
     }
-    assert!(report["accuracy"]["final"].as_f64() > Some(0.3), "{report}");
+    // Two short rounds: better than guessing among the classes, nothing more.
+    for key in ["base", "final", "central"] {
+        assert!(report["accuracy"][key].as_f64() > Some(0.3), "{report}");
+    }
+    assert!(report["seconds"].as_f64() > Some(0.0), "{report}");
+    for key in ["model_down", "delta_up", "data_stayed"] {
+        assert!(report["bytes"][key].as_u64() > Some(0), "{report}");
+    }
     let svg = fs::read_to_string(kept.join("accuracy.svg")).expect("a picture");
     assert!(svg.contains("<svg") && svg.contains("</svg>"));
 
@@ -111,35 +118,43 @@ fn collect(value: &Value, digests: &mut Vec<String>) {
     }
 }
 
+/// By a person's Ctrl-C, and by closing the terminal.
 #[test]
+#[cfg(target_os = "linux")]
 fn an_interrupted_demo_leaves_no_process_behind() {
-    let dir = tempfile::tempdir().expect("temp dir");
-    let kept = dir.path().join("kept");
-    let kept_text = kept.display().to_string();
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_lamplight"))
-        .args([
-            "demo", "--nodes", "2", "--rounds", "500", "--keep", &kept_text,
-        ])
-        .spawn()
-        .expect("the program starts");
-    let by = Instant::now() + Duration::from_secs(120);
-    while !kept.join("coordinator/deltas/1").exists() {
-        assert!(Instant::now() < by, "no delta was ever accepted");
-        assert_eq!(demo.try_wait().expect("status"), None, "the demo ended");
-        std::thread::sleep(Duration::from_millis(50));
+    use nix::sys::signal::{Signal, kill};
+    for signal in [Signal::SIGINT, Signal::SIGHUP] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let kept = dir.path().join("kept");
+        let kept_text = kept.display().to_string();
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_lamplight"))
+            .args([
+                "demo", "--nodes", "2", "--rounds", "500", "--keep", &kept_text,
+            ])
+            .spawn()
+            .expect("the program starts");
+        let by = Instant::now() + Duration::from_secs(120);
+        while !kept.join("coordinator/deltas/1").exists() {
+            assert!(Instant::now() < by, "no delta was ever accepted");
+            assert_eq!(demo.try_wait().expect("status"), None, "the demo ended");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(
+            processes_that_name(&kept_text).len() >= 3,
+            "they can be seen"
+        );
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(demo.id()).expect("a pid"));
+        kill(pid, signal).expect("signalled");
+        let status = demo.wait().expect("ended");
+        assert_eq!(status.code(), Some(130), "{signal}");
+        assert_eq!(processes_that_name(&kept_text), Vec::<String>::new());
     }
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(demo.id()).expect("a pid"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("signalled");
-    let status = demo.wait().expect("ended");
-    assert_eq!(status.code(), Some(130));
-    assert_eq!(processes_that_name(&kept_text), Vec::<String>::new());
 }
 
 /// Command lines of running processes that mention `needle`.
+#[cfg(target_os = "linux")]
 fn processes_that_name(needle: &str) -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
+    let entries = fs::read_dir("/proc").expect("processes");
     entries
         .flatten()
         .filter_map(|e| fs::read(e.path().join("cmdline")).ok())

@@ -164,7 +164,8 @@ impl Training {
     /// With one seed for all rounds, every round would repeat the same order and the same
     /// augmentation; with one for all nodes, all would turn their samples by the same angles at the
     /// same step, and averaging could not cancel what that does to them. The node is told by the
-    /// name it was given, not by its key, so that a rerun of a whole fleet gives the same bytes.
+    /// name it was given, not by its key, so that a rerun of a whole fleet gives the same bytes; of
+    /// nodes that share a name, by name and id.
     #[must_use]
     pub fn of_node(self, place: u32, node: &str) -> Self {
         let mut hasher = Hasher::new();

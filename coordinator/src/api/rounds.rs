@@ -88,9 +88,15 @@ impl House {
             let task = tasks::find(c, round.task)?.ok_or_else(|| gone("rounds.task"))?;
             let base = releases::find(c, &round.model, round.base_version)?
                 .ok_or_else(|| gone("rounds.base_version"))?;
-            Ok::<_, StoreError>(Some((asked, round, task, base)))
+            // Names are for people, and two nodes may have the same; seeds must still differ.
+            let told_by = if nodes::shares_name(c, node, &asked.name)? {
+                format!("{} {node}", asked.name)
+            } else {
+                asked.name.clone()
+            };
+            Ok::<_, StoreError>(Some((asked, told_by, round, task, base)))
         })?;
-        let Some((asked, round, task, base)) = found else {
+        let Some((asked, told_by, round, task, base)) = found else {
             return Ok(None);
         };
         if now >= round.deadline {
@@ -109,7 +115,7 @@ impl House {
             expires: round.deadline,
             max_delta_bytes: self.base(base.digest)?.max_delta_bytes,
             codec: Codec::F32,
-            training: task.training.of_node(round.place, &asked.name),
+            training: task.training.of_node(round.place, &told_by),
         };
         let sealed = Signed::seal(offer, &self.release_key);
         Ok(Some(sealed.signed().to_wire()))

@@ -183,6 +183,13 @@ mod connection {
     }
 }
 
+/// Says on stdout, for scripts, that this coordinator serves.
+#[expect(clippy::print_stdout, reason = "asked for on the command line")]
+fn announce(house: &House, address: SocketAddr) {
+    let line = serde_json::json!({ "deployment": house.deployment, "address": address });
+    println!("{line}");
+}
+
 /// Serves until `stop` turns true, then lets calls in hand finish.
 ///
 /// # Errors
@@ -257,6 +264,9 @@ pub(crate) async fn serve(
     .await
     .unwrap_or(Err(crate::fault::Broken::Task("writing the address")))?;
     tracing::info!(%address, deployment = %house.deployment, "listening");
+    if house.config.announce {
+        announce(&house, address);
+    }
 
     let mut stopped = stop;
     let stopping = async move {

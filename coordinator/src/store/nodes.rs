@@ -86,6 +86,20 @@ pub fn find(c: &Connection, id: &NodeId) -> Result<Option<Node>, StoreError> {
     )
 }
 
+/// Whether another node has this one's name.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn shares_name(c: &Connection, id: &NodeId, name: &str) -> Result<bool, StoreError> {
+    let found = first(
+        c,
+        "SELECT 1 FROM nodes WHERE name = ?1 AND id <> ?2 LIMIT 1",
+        [name, id.as_str()],
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
+}
+
 /// All nodes, in order of enrolment.
 ///
 /// # Errors

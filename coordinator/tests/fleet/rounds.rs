@@ -131,6 +131,21 @@ async fn the_order_of_arrival_leaves_no_trace_in_the_release() {
 }
 
 #[tokio::test]
+async fn nodes_of_one_name_still_train_with_seeds_of_their_own() {
+    let site = Site::new();
+    let server = site.start().await;
+    let mut op = server.operator(&site);
+    let a = Node::join(&server, &mut op).await;
+    let b = Node::join(&server, &mut op).await;
+    op.push().await;
+    op.0.start_rounds(rounds(1, 2)).await.unwrap();
+    let (of_a, of_b) = (a.offer().await.training, b.offer().await.training);
+    assert_ne!(of_a.seed, of_b.seed);
+    // Asked again, the same.
+    assert_eq!(a.offer().await.training, of_a);
+}
+
+#[tokio::test]
 async fn a_failed_node_is_not_waited_for_and_its_reason_is_kept() {
     let site = Site::new();
     let server = site.start().await;

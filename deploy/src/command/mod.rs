@@ -1,6 +1,5 @@
 //! One file per command: its arguments and what it does.
 
-pub(crate) mod init;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod release;

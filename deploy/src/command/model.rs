@@ -143,6 +143,7 @@ fn describe(model: &Model, file: &[u8]) -> anyhow::Result<Shown> {
             })
         })
         .collect::<anyhow::Result<_>>()?;
+    let total = |of: fn(&Layer) -> u64| layers.iter().map(of).fold(0, u64::saturating_add);
     Ok(Shown {
         digest: Digest::of(file),
         bytes: file.len(),
@@ -152,8 +153,9 @@ fn describe(model: &Model, file: &[u8]) -> anyhow::Result<Shown> {
         sampling_rate_hz: model.info.sampling_rate_hz,
         classes: model.info.classes.clone(),
         parameters: layers.iter().map(|l| l.parameters).sum(),
-        forward_flop: layers.iter().map(|l| l.forward_flop).sum(),
-        training_flop: layers.iter().map(|l| l.training_flop).sum(),
+        // A hostile file may claim any cost.
+        forward_flop: total(|l| l.forward_flop),
+        training_flop: total(|l| l.training_flop),
         layers,
     })
 }

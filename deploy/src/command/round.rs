@@ -169,7 +169,7 @@ pub(crate) struct Start {
     /// Evaluate each release on the held-out samples of this source
     #[arg(long, value_name = "SOURCE")]
     evaluation: Option<SourceSpec>,
-    /// Wait until the last round has ended
+    /// Wait until the last round has ended, and show what came of them
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -217,6 +217,9 @@ pub(crate) struct TaskRequest {
 pub(crate) struct Started {
     pub(crate) task: u64,
     pub(crate) round: u64,
+    /// The task's rounds, when they were waited for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rounds: Vec<wire::RoundView>,
 }
 
 /// Uploads the evaluation samples, then starts the task; a lost answer may be asked for again.
@@ -242,6 +245,7 @@ pub(crate) async fn start(operator: &mut Operator, task: TaskRequest) -> anyhow:
     Ok(Started {
         task: reply.task,
         round: reply.round,
+        rounds: Vec::new(),
     })
 }
 
@@ -254,7 +258,11 @@ pub(crate) fn ended(round: &wire::RoundView) -> bool {
 const AWAY: Duration = Duration::from_secs(120);
 
 /// Waits until a task's last round has ended. A restart of the coordinator in between is waited out.
-async fn wait(operator: &mut Operator, task: u64, rounds: u32) -> anyhow::Result<()> {
+async fn wait(
+    operator: &mut Operator,
+    task: u64,
+    rounds: u32,
+) -> anyhow::Result<Vec<wire::RoundView>> {
     let bar = output::bar(rounds.into(), "rounds");
     let mut heard = Instant::now();
     loop {
@@ -278,7 +286,7 @@ async fn wait(operator: &mut Operator, task: u64, rounds: u32) -> anyhow::Result
         bar.set_position(done);
         if done >= u64::from(rounds) {
             bar.finish_and_clear();
-            return Ok(());
+            return Ok(list.rounds);
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -370,12 +378,16 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 weight_cap: args.weight_cap,
                 evaluation,
             };
-            let started = start(&mut operator, task).await?;
+            let mut started = start(&mut operator, task).await?;
             if args.wait {
-                wait(&mut operator, started.task, args.rounds).await?;
+                started.rounds = wait(&mut operator, started.task, args.rounds).await?;
             }
             args.format.print(&started, |s| {
-                format!("task {} began with round {}", s.task, s.round)
+                let began = format!("task {} began with round {}", s.task, s.round);
+                match s.rounds.as_slice() {
+                    [] => began,
+                    ended => format!("{began}\n{}", listing(ended)),
+                }
             })
         }
         Command::List(args) => {

@@ -1,4 +1,5 @@
-//! A coordinator and agents as processes of their own. Nothing outlives the demo.
+//! A coordinator and agents as processes of their own. Nothing outlives the demo, unless it is
+//! killed with SIGKILL.
 
 use std::{
     fs::File,
@@ -48,7 +49,13 @@ impl Process {
     async fn end(&mut self, by: Instant) -> anyhow::Result<()> {
         let left = by.saturating_duration_since(Instant::now());
         if let Ok(status) = tokio::time::timeout(left, self.child.wait()).await {
-            status?;
+            let status = status?;
+            anyhow::ensure!(
+                status.success(),
+                "{} ended with {status}; its log ends:\n{}",
+                self.name,
+                tail(&self.log)
+            );
             return Ok(());
         }
         self.child.kill().await?;
@@ -77,12 +84,16 @@ fn tail(log: &Path) -> String {
 /// Resolves when a person or the system asks this process to end.
 pub(super) async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+    let both = signal(SignalKind::terminate())
+        // The terminal was closed.
+        .and_then(|term| signal(SignalKind::hangup()).map(|hup| (term, hup)));
+    let Ok((mut terminate, mut hangup)) = both else {
         return std::future::pending().await;
     };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
 }
 

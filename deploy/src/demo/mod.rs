@@ -118,6 +118,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Whatever happened, nothing is left running.
     let stopped = fleet.stop().await;
     let Some(outcome) = outcome else {
+        stopped.context("interrupted")?;
         eprintln!("interrupted; everything is stopped");
         return Ok(ExitCode::from(130));
     };

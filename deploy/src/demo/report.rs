@@ -86,7 +86,7 @@ pub(super) struct Parts<'a> {
     pub(super) kept: Option<PathBuf>,
 }
 
-/// Digits beyond the fourth are noise of a few hundred samples.
+/// Digits beyond the fourth are noise of a few thousand samples.
 fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }

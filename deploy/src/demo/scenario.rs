@@ -37,15 +37,15 @@ pub(super) struct Scenario {
     pub(super) training: Training,
 }
 
-/// Posts the cloud's data comes from; none of them is a node's.
+/// Posts the cloud's data comes from; none of them is a node's. Of 6 to 12, the number where the base
+/// leaves most to learn while three rounds still come near to central training (towns 101 to 105).
 const CLOUD_POSTS: u32 = 9;
 
-/// Labelled windows of a post; enough held out that half a point of accuracy means something.
+/// Labelled windows of a post; enough held out that a point of a post's accuracy means something.
 const POST_SAMPLES: &str = "train=1500&held_out=2000";
 
-/// Settings, and how many posts the cloud has, compared on towns 101 to 105. The default town, 7, was
-/// run under several of them as well; so the default demo's figures are not those of a town nobody
-/// looked at.
+/// Settings compared on towns 101 to 105, outside this repository. The default town, 7, was run under
+/// several of them as well; so the default demo's figures are not those of a town nobody looked at.
 fn on_posts(args: &Args) -> Training {
     Training {
         epochs: args.epochs.unwrap_or(5),
@@ -63,7 +63,8 @@ fn on_posts(args: &Args) -> Training {
     }
 }
 
-/// The best of some twenty settings on six other, random splits of the same people: more epochs of
+/// The best of some twenty settings on six other, random splits of the same people, compared outside
+/// this repository: more epochs of
 /// smaller steps, which averaging cancels less of. Draws 1 to 3 were run under other settings before,
 /// but were not what decided.
 fn on_people(args: &Args) -> Training {

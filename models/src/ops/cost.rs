@@ -47,7 +47,9 @@ impl Cost {
     /// Operations of a full training step: forward and both gradients.
     #[must_use]
     pub fn step_flop(&self) -> u64 {
-        self.forward_flop + self.input_adjoint_flop + self.param_adjoint_flop
+        self.forward_flop
+            .saturating_add(self.input_adjoint_flop)
+            .saturating_add(self.param_adjoint_flop)
     }
 }
 
