@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A node's configuration names its source by a [`SourceSpec`]; the rest of the agent sees only
-//! [`SampleSource`]. Reading order: [`SourceSpec`], [`hapt`] (recordings of people), [`post`]
-//! (simulated lamp posts), [`skew`] (who sees which classes when labels are skewed).
+//! [`SampleSource`]. Reading order: [`SourceSpec`], [`hapt`] (recordings of people), [`pool`] (images in
+//! files), [`post`] (simulated lamp posts), [`skew`] (who sees which classes when labels are skewed).
 //!
 //! Invariants: windows are in raw physical units, in the order of time, and no window to train on
 //! shares a sample with a held-out one. Nothing a file holds can panic.
@@ -15,6 +15,8 @@
 pub mod hapt;
 pub mod pool;
 pub mod post;
+#[cfg(test)]
+mod real_data;
 pub mod skew;
 mod spec;
 

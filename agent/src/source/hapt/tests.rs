@@ -8,24 +8,10 @@ use flate2::write::GzEncoder;
 
 use super::*;
 use crate::source::SourceSpec;
+use crate::source::real_data::real_data;
 
-/// The real data, or `None` with a message where it is absent.
 fn real() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let data =
-        std::env::var_os("LAMPLIGHT_DATA").map_or_else(|| "../shared/data".into(), PathBuf::from);
-    let dir = root.join(data).join("har_hapt");
-    if dir.is_dir() {
-        return Some(dir);
-    }
-    let required = std::env::var("LAMPLIGHT_REQUIRE_DATA").is_ok_and(|v| v == "1");
-    assert!(
-        !required,
-        "LAMPLIGHT_REQUIRE_DATA=1 but there is no {}",
-        dir.display()
-    );
-    println!("skipped: there is no {}", dir.display());
-    None
+    real_data("har_hapt")
 }
 
 fn open(dir: &Path, options: &str) -> Result<Box<dyn SampleSource>, SourceError> {

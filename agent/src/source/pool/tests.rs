@@ -2,9 +2,10 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::source::{SampleSource as _, SourceError, SourceSpec};
+use crate::source::real_data::real_data;
+use crate::source::{SampleSource, SourceError, SourceSpec};
 
-fn open(spec: &str) -> Result<Box<dyn crate::source::SampleSource>, SourceError> {
+fn open(spec: &str) -> Result<Box<dyn SampleSource>, SourceError> {
     spec.parse::<SourceSpec>().expect(spec).open()
 }
 
@@ -41,7 +42,7 @@ fn cifar_batches_plain_and_zipped_are_one_pool() {
     );
     // 8 of each class: 5 to train on, 3 held out.
     assert_eq!((train.len(), held_out.len()), (50, 30));
-    assert!(train.check().is_ok());
+    assert!(train.x.iter().all(|v| (0.0..=1.0).contains(v)));
     // Record 41 is the second of the zipped batch and of class 1: its planes are 41, 42, 43.
     let of = |v: f32| train.x.iter().filter(|&&x| x == v / 255.0).count();
     assert!(of(41.0) >= 1024);
@@ -191,4 +192,39 @@ fn crc(bytes: &[u8]) -> u32 {
     let mut c = flate2::Crc::new();
     c.update(bytes);
     c.sum()
+}
+
+#[test]
+fn the_real_photographs_have_the_counts_their_readme_says() {
+    let Some(dir) = real_data("cifar10") else {
+        return;
+    };
+    let spec = format!("cifar10:{}/train_lossless.bin.gz?split=all", dir.display());
+    let samples = open(&spec).expect("opened").held_out().expect("read");
+    let counts = [299, 287, 322, 285, 311, 279, 312, 297, 308, 300];
+    assert_eq!(samples.class_counts(), counts);
+    // As in the publisher's first batch.
+    assert_eq!(samples.y[..10], [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]);
+    let test = format!("cifar10:{}?set=test&split=all", dir.display());
+    let both = open(&test).expect("opened").held_out().expect("read");
+    assert_eq!(both.len(), 500 + 1500);
+}
+
+#[test]
+fn the_real_digits_are_read_as_their_publisher_laid_them_out() {
+    let Some(dir) = real_data("mnist") else {
+        return;
+    };
+    let spec = format!("idx:{}?set=test&split=all", dir.display());
+    let samples = open(&spec).expect("opened").held_out().expect("read");
+    assert_eq!(samples.shape, [1, 28, 28]);
+    assert_eq!(samples.classes.len(), 10);
+    // Ink on an empty page: dark corners, a bright middle.
+    let corner = (0..samples.len())
+        .map(|i| samples.sample(i)[0])
+        .sum::<f32>();
+    let middle = (0..samples.len())
+        .map(|i| samples.sample(i)[14 * 28 + 14])
+        .sum::<f32>();
+    assert!(corner < 0.01 * middle, "{corner} {middle}");
 }
