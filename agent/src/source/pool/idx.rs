@@ -1,5 +1,5 @@
 //! IDX files in MNIST's layout: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two of
-//! `t10k`, compressed with gzip or not. Big-endian: two zero bytes, the type (8 = unsigned byte),
+//! `t10k` (or `test`), compressed with gzip or not. Big-endian: two zero bytes, the type (8 = unsigned byte),
 //! the number of dimensions, each dimension as u32, then the values (LeCun et al. 1998).
 
 use std::path::{Path, PathBuf};
@@ -24,18 +24,18 @@ pub(super) struct Idx {
     labels: Vec<u32>,
 }
 
+/// The first that is there of the usual names; the first of them all when none is.
 fn find(dir: &Path, set: Set, what: &str) -> PathBuf {
-    let stem = match set {
-        Set::Train => "train",
-        Set::Test => "t10k",
+    let stems: &[&str] = match set {
+        Set::Train => &["train"],
+        Set::Test => &["t10k", "test"],
     };
-    let plain = dir.join(format!("{stem}-{what}-ubyte"));
-    let zipped = dir.join(format!("{stem}-{what}-ubyte.gz"));
-    if zipped.exists() && !plain.exists() {
-        zipped
-    } else {
-        plain
-    }
+    let names = stems
+        .iter()
+        .flat_map(|stem| ["", ".gz"].map(|end| dir.join(format!("{stem}-{what}-ubyte{end}"))));
+    let mut names: Vec<PathBuf> = names.collect();
+    let there = names.iter().position(|name| name.exists()).unwrap_or(0);
+    names.swap_remove(there)
 }
 
 fn broken(file: &Path, fault: String) -> SourceError {
