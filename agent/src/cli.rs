@@ -12,11 +12,10 @@ use anyhow::Context as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
-    ids::{Deployment, Label, NodeId},
+    ids::Label,
     tls::{Address, Identity},
     token::JoinToken,
 };
-use serde::Serialize;
 
 use crate::{
     dir::NodeDir,
@@ -89,25 +88,21 @@ struct Joining {
     json: bool,
 }
 
-/// Who a node is.
-#[derive(Serialize)]
-struct Identified {
-    node_id: NodeId,
-    deployment: Deployment,
-    /// Whether it was a node before this command.
-    already: bool,
-}
-
-impl Identified {
-    fn print(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if json {
-            return Ok(writeln!(out, "{}", serde_json::to_string(self)?)?);
-        }
-        let how = if self.already { "is already" } else { "is now" };
-        let (node, deployment) = (&self.node_id, &self.deployment);
-        Ok(writeln!(out, "{node} {how} a node of {deployment}")?)
+/// Says who a node is on stdout.
+fn introduce(Enrolled { node, already }: &Enrolled, json: bool) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let (id, deployment) = (&node.node_id, &node.deployment);
+    if json {
+        let who = serde_json::json!({
+            "node_id": id,
+            "deployment": deployment,
+            // Whether it was a node before this command.
+            "already": already,
+        });
+        return Ok(writeln!(out, "{who}")?);
     }
+    let how = if *already { "is already" } else { "is now" };
+    Ok(writeln!(out, "{id} {how} a node of {deployment}")?)
 }
 
 #[derive(Debug, ClapArgs)]
@@ -277,14 +272,8 @@ async fn enrol_command(args: EnrolArgs) -> anyhow::Result<ExitCode> {
         (None, None) => anyhow::bail!("a join token is needed; give --token or --token-file"),
     };
     let mut home = Home::open(&args.joining.dir)?;
-    let Enrolled { node, already } =
-        join(&mut home, &args.joining, &token, Some(ENROL_TRIES)).await?;
-    Identified {
-        node_id: node.node_id,
-        deployment: node.deployment,
-        already,
-    }
-    .print(args.joining.json)?;
+    let enrolled = join(&mut home, &args.joining, &token, Some(ENROL_TRIES)).await?;
+    introduce(&enrolled, args.joining.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -317,29 +306,28 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
     lamplight_models::lane::open(args.device, usize::from(args.threads))?;
 
     let mut home = Home::open(&args.joining.dir)?;
-    let already = enrol::enrolled(&home)?.is_some();
-    if !already && let Some(path) = &args.joining.token_file {
-        let token = read_token(path)?;
-        // Unattended: the coordinator may come up after its nodes.
-        tokio::select! {
-            biased;
-            () = stop.wanted() => return Ok(ExitCode::SUCCESS),
-            joined = join(&mut home, &args.joining, &token, None) => {
-                let node = joined?.node;
-                tracing::info!(node = %node.node_id, deployment = %node.deployment, "enrolled");
-            }
+    let enrolled = match (enrol::enrolled(&home)?, &args.joining.token_file) {
+        (Some(node), _) => Enrolled {
+            node,
+            already: true,
+        },
+        (None, Some(path)) => {
+            let token = read_token(path)?;
+            // Unattended: the coordinator may come up after its nodes.
+            let joined = tokio::select! {
+                biased;
+                () = stop.wanted() => return Ok(ExitCode::SUCCESS),
+                joined = join(&mut home, &args.joining, &token, None) => joined?,
+            };
+            tracing::info!(
+                node = %joined.node.node_id, deployment = %joined.node.deployment, "enrolled"
+            );
+            joined
         }
-    }
-    let Some(node) = enrol::enrolled(&home)? else {
-        return Err(AgentError::NotEnrolled(args.joining.dir).into());
+        (None, None) => return Err(AgentError::NotEnrolled(args.joining.dir).into()),
     };
     if args.joining.json {
-        Identified {
-            node_id: node.node_id,
-            deployment: node.deployment,
-            already,
-        }
-        .print(true)?;
+        introduce(&enrolled, true)?;
     }
     let identity = Identity::read(home.dir.root())?;
     let link = GrpcLink::new(&args.joining.coordinator, &identity)?;

@@ -64,9 +64,8 @@ fn on_posts(args: &Args) -> Training {
 }
 
 /// The best of some twenty settings on six other, random splits of the same people, compared outside
-/// this repository: more epochs of
-/// smaller steps, which averaging cancels less of. Draws 1 to 3 were run under other settings before,
-/// but were not what decided.
+/// this repository: more epochs of smaller steps, which averaging cancels less of. Draws 1 to 3 were
+/// run under other settings before, but were not what decided.
 fn on_people(args: &Args) -> Training {
     Training {
         epochs: args.epochs.unwrap_or(4),
