@@ -6,19 +6,23 @@
 //! ```
 //!
 //! A node's configuration names its source by a [`SourceSpec`]; the rest of the agent sees only
-//! [`SampleSource`]. Reading order: [`SourceSpec`], [`hapt`] (recordings of people), [`pool`] (images in
-//! files), [`post`] (simulated lamp posts), [`skew`] (who sees which classes when labels are skewed).
+//! [`SampleSource`]. Reading order: [`SourceSpec`], [`hapt`] (recordings of people), [`pool`] (images and
+//! tables in files), [`post`] (simulated lamp posts), [`skew`] (who sees which classes when labels are
+//! skewed), [`parse`] (the same readers over bytes), [`detect`] (what kind of data lies at a path).
 //!
 //! Invariants: windows are in raw physical units, in the order of time, and no window to train on
 //! shares a sample with a held-out one. Nothing a file holds can panic.
 
+mod detect;
 pub mod hapt;
+pub mod parse;
 pub mod pool;
 pub mod post;
 #[cfg(test)]
 mod real_data;
 pub mod skew;
 mod spec;
+mod stream;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -26,9 +30,10 @@ use std::path::PathBuf;
 use lamplight_models::graph::Shape;
 use lamplight_models::samples::Samples;
 
+pub use detect::{Kind, detect};
 pub use spec::{
-    DataSpec, HaptSpec, Keep, PoolFormat, PoolSpec, PostChoice, PostSpec, SourceSpec, SpecError,
-    Split,
+    CsvRows, CsvSpec, DataSpec, HaptSpec, Keep, PoolFormat, PoolSpec, PostChoice, PostSpec,
+    SourceSpec, SpecError, Split,
 };
 
 /// Labelled windows of one place: those to train on, and later ones that are held out.
@@ -160,15 +165,83 @@ pub enum SourceError {
         /// Concentration.
         alpha: f64,
     },
-    /// Nobody of this number was recorded.
-    #[error("`{}` knows no subject {subject}; it has {known:?}", file.display())]
-    UnknownSubject {
-        /// The table of recordings.
+    /// Groups that cannot be dealt to all parts.
+    #[error(
+        "{groups} groups cannot be dealt to {parts} nodes and {cloud} cloud, one each; take fewer parts, or name a finer `group=`"
+    )]
+    Groups {
+        /// Groups there are.
+        groups: usize,
+        /// Nodes.
+        parts: usize,
+        /// 1 where the cloud has a share, else 0.
+        cloud: usize,
+    },
+    /// Groups that are dealt whole cannot be skewed.
+    #[error(
+        "recordings are dealt whole, so dirichlet={alpha} has no meaning; leave it out (or share a single table without `group=`)"
+    )]
+    WholeGroups {
+        /// Concentration asked for.
+        alpha: f64,
+    },
+    /// The files name no such group.
+    #[error("`{}` has no group `{group}`; it has {known}", file.display())]
+    UnknownGroup {
+        /// The table.
         file: PathBuf,
+        /// Who was asked for.
+        group: String,
+        /// Who is there.
+        known: String,
+    },
+    /// Windows that overlap, dealt to different parts.
+    #[error(
+        "windows of {window} rows every {stride} overlap, and must not be dealt to different nodes; name recordings with `group=`, or take stride={window}"
+    )]
+    Overlap {
+        /// From one window to the next, rows.
+        stride: usize,
+        /// Rows in a window.
+        window: usize,
+    },
+    /// Tables without a single whole window.
+    #[error(
+        "`{}` has no window in {rows} rows; take a shorter `window=`, or see whether label and group change from row to row",
+        file.display()
+    )]
+    NoWindow {
+        /// File or directory.
+        file: PathBuf,
+        /// Rows read.
+        rows: u64,
+    },
+    /// Nobody of this number was recorded.
+    #[error("`{}` knows no subject {subject}; it has {known:?}", dir.display())]
+    UnknownSubject {
+        /// The directory.
+        dir: PathBuf,
         /// Who was asked for.
         subject: u32,
         /// Who is there.
         known: Vec<u32>,
+    },
+    /// Too few people to give each part one.
+    #[error("`{}` has {people} people, a draw needs at least 3; fetch the whole set", dir.display())]
+    FewPeople {
+        /// The directory.
+        dir: PathBuf,
+        /// People there are.
+        people: usize,
+    },
+    /// Nothing there is known.
+    #[error(
+        "`{}` holds no data of a known kind; it should have `RawData/labels.txt` or `signals_i16le.bin.gz` (HAPT), `*.bin` (CIFAR-10), `train-images-idx3-ubyte` (IDX), `*.csv`, or a folder of JPEG or PNG files per class",
+        path.display()
+    )]
+    UnknownKind {
+        /// File or directory.
+        path: PathBuf,
     },
     /// There is no draw of this number.
     #[error("`{}` has no draw {draw}; it has {known:?}", file.display())]

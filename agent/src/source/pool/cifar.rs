@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lamplight_models::graph::Shape;
+use lamplight_models::{graph::Shape, samples::Samples};
 
 use super::records::Records;
 use super::{MAX_SAMPLES, Pool, Set, rgb, unit};
@@ -82,27 +82,69 @@ impl Cifar {
         };
         for file in files {
             let before = pool.labels.len();
-            let mut records = Records::open(&file, REMEDY, &mut [])?.of(RECORD);
-            let mut record = Vec::with_capacity(RECORD);
-            while records.next(&mut record)? {
-                let label = u32::from(record[0]);
-                if label as usize >= pool.classes.len() || pool.labels.len() == MAX_SAMPLES {
-                    return Err(SourceError::Record {
-                        file,
-                        record: (pool.labels.len() - before) as u64,
-                        fault: format!(
-                            "its label is {label}, expected below {}",
-                            pool.classes.len()
-                        ),
-                        remedy: REMEDY,
-                    });
-                }
-                pool.labels.push(label);
-            }
+            let records = Records::open(&file, REMEDY, &mut [])?;
+            labels(records, &file, pool.classes.len(), &mut pool.labels)?;
             pool.files.push((file, pool.labels.len() - before));
         }
         Ok(pool)
     }
+}
+
+/// Appends the label of every record.
+fn labels(
+    records: Records<'_>,
+    file: &Path,
+    classes: usize,
+    labels: &mut Vec<u32>,
+) -> Result<(), SourceError> {
+    let mut records = records.of(RECORD);
+    let mut record = Vec::with_capacity(RECORD);
+    while records.next(&mut record)? {
+        let label = u32::from(record[0]);
+        let fault = if label as usize >= classes {
+            format!("its label is {label}, expected below {classes}")
+        } else if labels.len() == MAX_SAMPLES {
+            format!("there are more than {MAX_SAMPLES} records")
+        } else {
+            labels.push(label);
+            continue;
+        };
+        return Err(SourceError::Record {
+            file: file.to_owned(),
+            record: records.passed() - 1,
+            fault,
+            remedy: REMEDY,
+        });
+    }
+    Ok(())
+}
+
+/// All records of one batch, plain or compressed with gzip.
+///
+/// # Shapes
+/// samples `[3, 32, 32]`, values from 0 to 1
+/// # Errors
+/// [`SourceError`] naming the record: it breaks off, or its label is above 9.
+pub(in crate::source) fn parse(bytes: &[u8]) -> Result<Samples, SourceError> {
+    let file = Path::new("bytes");
+    let records = || Records::over(bytes, file, REMEDY, &mut []);
+    let mut y = Vec::new();
+    labels(records()?, file, CLASSES.len(), &mut y)?;
+    let mut x = Vec::with_capacity(y.len() * PIXELS);
+    let mut all = (0..y.len()).peekable();
+    records()?
+        .of(RECORD)
+        .pick(0, &mut all, &mut x, pixels, y.len())?;
+    Ok(Samples {
+        shape: vec![3, SIDE, SIDE],
+        x,
+        y,
+        classes: CLASSES.map(str::to_owned).to_vec(),
+    })
+}
+
+fn pixels(record: &[u8], x: &mut Vec<f32>) {
+    x.extend(record[1..].iter().map(|&b| unit(b)));
 }
 
 /// Class names from the directory's table, if it has a usable one.
@@ -146,19 +188,11 @@ impl Pool for Cifar {
         let mut x = Vec::with_capacity(places.len() * PIXELS);
         let mut wanted = places.iter().copied().peekable();
         let mut place = 0;
-        let mut record = Vec::with_capacity(RECORD);
         for (file, count) in &self.files {
             let end = place + count;
-            if wanted.peek().is_none_or(|&next| next >= end) {
-                place = end;
-                continue;
-            }
-            let mut records = Records::open(file, REMEDY, &mut [])?.of(RECORD);
-            while wanted.peek().is_some_and(|&next| next < end) && records.next(&mut record)? {
-                if wanted.next_if_eq(&place).is_some() {
-                    x.extend(record[1..].iter().map(|&b| unit(b)));
-                }
-                place += 1;
+            if wanted.peek().is_some_and(|&next| next < end) {
+                let mut records = Records::open(file, REMEDY, &mut [])?.of(RECORD);
+                records.pick(place, &mut wanted, &mut x, pixels, end)?;
             }
             place = end;
         }

@@ -1,13 +1,14 @@
 //! A folder per class, each with JPEG or PNG files.
 //!
-//! Images are brought to one size the way classifiers are usually evaluated: the shorter side is
-//! scaled to `size`, and the middle square is kept.
+//! Images are brought to one size the way classifiers are usually evaluated: the middle square is
+//! scaled to `size`. A photograph that says which side is up is turned upright.
 
 use std::fs;
-use std::io::{self, BufReader};
+use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageReader, imageops::FilterType};
+use image::imageops::{self, FilterType};
+use image::{DynamicImage, GenericImageView as _, ImageDecoder as _, ImageFormat, ImageReader};
 use lamplight_models::graph::Shape;
 
 use super::{MAX_SAMPLES, Pool, Set, rgb, unit};
@@ -18,12 +19,12 @@ const REMEDY: &str =
 /// Most classes, that is, folders.
 const MAX_CLASSES: usize = 10_000;
 /// Largest image file.
-const MAX_FILE_BYTES: u64 = 256 << 20;
-/// Most bytes of pixels per byte of file. Neither format can pack tighter (deflate reaches 1032), so
-/// what claims more is made to take memory, not to be looked at.
-const MAX_EXPANSION: u64 = 1024;
-/// Pixels a file may claim whatever its size.
-const FREE_BYTES: u64 = 64 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Most bytes that decoding may cost per byte of file. A photograph costs some 30 and a black frame 600; what
+/// claims more was made to take memory, not to be looked at.
+const MAX_COST: u64 = 700;
+/// Files smaller than this are counted as having it.
+const LEAST_BYTES: u64 = 1 << 10;
 
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -117,14 +118,13 @@ fn is_image(file: &Path) -> bool {
     ["jpg", "jpeg", "png"].contains(&extension.to_ascii_lowercase().as_str())
 }
 
-/// Decodes one image, having checked what it claims against its size.
-fn decode(file: &Path) -> Result<DynamicImage, SourceError> {
+/// Reads and decodes one image.
+fn read(file: &Path, size: u32) -> Result<Vec<f32>, SourceError> {
     let failed = |cause| SourceError::Read {
         file: file.to_owned(),
         cause,
         remedy: "remove the file or replace it by a readable image",
     };
-    let wrong = |fault: String| failed(io::Error::new(io::ErrorKind::InvalidData, fault));
     let bytes = fs::metadata(file).map_err(failed)?.len();
     if bytes > MAX_FILE_BYTES {
         return Err(SourceError::TooLarge {
@@ -133,43 +133,59 @@ fn decode(file: &Path) -> Result<DynamicImage, SourceError> {
             limit: MAX_FILE_BYTES,
         });
     }
-    let open = || {
-        let reader = BufReader::new(fs::File::open(file)?);
-        ImageReader::new(reader).with_guessed_format()
-    };
-    let (width, height) = open()
-        .map_err(failed)?
-        .into_dimensions()
-        .map_err(|e| wrong(e.to_string()))?;
-    let claimed = u64::from(width) * u64::from(height) * 3;
-    let limit = FREE_BYTES.max(bytes.saturating_mul(MAX_EXPANSION));
-    if claimed > limit {
-        return Err(wrong(format!(
-            "{width} x {height} pixels in a file of {bytes} bytes are more than it can hold"
-        )));
-    }
-    let mut reader = open().map_err(failed)?;
-    let mut limits = image::Limits::default();
-    // Wide pixels (16 bits, alpha) and the decoder's own buffers.
-    limits.max_alloc = Some(limit.saturating_mul(8).saturating_add(1 << 20));
-    reader.limits(limits);
-    reader.decode().map_err(|e| wrong(e.to_string()))
+    let bytes = fs::read(file).map_err(failed)?;
+    parse(&bytes, size).map_err(failed)
 }
 
-/// Scales the shorter side to `size` and keeps the middle square.
-fn square(image: &DynamicImage, size: u32) -> image::RgbImage {
-    let (width, height) = (image.width().max(1), image.height().max(1));
-    let short = u64::from(width.min(height));
-    let scale = |side: u32| (u64::from(side) * u64::from(size)).div_ceil(short) as u32;
-    let scaled = if (width, height) == (size, size) {
-        image.to_rgb8()
+/// Decodes a JPEG or PNG file and brings it to one size.
+///
+/// What the file claims is checked against its length before memory is taken for it.
+///
+/// # Shapes
+/// `[3, size, size]`, values from 0 to 1
+/// # Errors
+/// An [`io::Error`] that says what is wrong with the bytes.
+pub(in crate::source) fn parse(bytes: &[u8], size: u32) -> io::Result<Vec<f32>> {
+    let wrong = |fault: String| io::Error::new(io::ErrorKind::InvalidData, fault);
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let jpeg = reader.format() == Some(ImageFormat::Jpeg);
+    let limit = MAX_COST.saturating_mul(LEAST_BYTES.max(bytes.len() as u64));
+    let mut limits = image::Limits::default();
+    limits.max_alloc = Some(limit);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|e| wrong(e.to_string()))?;
+    // A progressive JPEG keeps all coefficients, 16 bits each and padded, beside the pixels.
+    let cost = decoder
+        .total_bytes()
+        .saturating_mul(if jpeg { 4 } else { 1 });
+    if cost > limit {
+        let (width, height) = decoder.dimensions();
+        return Err(wrong(format!(
+            "{width} x {height} pixels in a file of {} bytes are more than it can hold",
+            bytes.len()
+        )));
+    }
+    let upright = decoder.orientation().map_err(|e| wrong(e.to_string()))?;
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| wrong(e.to_string()))?;
+    let mut image = DynamicImage::ImageRgba8(square(&image, size));
+    image.apply_orientation(upright);
+    let mut x = Vec::with_capacity(3 * (size * size) as usize);
+    for channel in 0..3 {
+        x.extend(image.pixels().map(|(_, _, p)| unit(p.0[channel])));
+    }
+    Ok(x)
+}
+
+/// Scales the middle square to `size`. Never makes the long side of a sliver longer.
+fn square(image: &DynamicImage, size: u32) -> image::RgbaImage {
+    let side = image.width().min(image.height());
+    let (x, y) = ((image.width() - side) / 2, (image.height() - side) / 2);
+    let middle = imageops::crop_imm(image, x, y, side, side);
+    if side == size {
+        middle.to_image()
     } else {
-        image
-            .resize_exact(scale(width), scale(height), FilterType::Triangle)
-            .to_rgb8()
-    };
-    let (x, y) = ((scaled.width() - size) / 2, (scaled.height() - size) / 2);
-    image::imageops::crop_imm(&scaled, x, y, size, size).to_image()
+        imageops::resize(&*middle, size, size, FilterType::Triangle)
+    }
 }
 
 impl Pool for Folder {
@@ -190,12 +206,9 @@ impl Pool for Folder {
     }
 
     fn read(&self, places: &[usize]) -> Result<Vec<f32>, SourceError> {
-        let mut x = Vec::with_capacity(places.len() * self.shape.iter().product::<usize>());
+        let mut x = Vec::new();
         for &place in places {
-            let image = square(&decode(&self.files[place])?, self.size);
-            for channel in 0..3 {
-                x.extend(image.pixels().map(|p| unit(p.0[channel])));
-            }
+            x.extend(read(&self.files[place], self.size)?);
         }
         Ok(x)
     }
@@ -206,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shorter_side_is_scaled_and_the_middle_kept() {
+    fn the_middle_square_is_scaled_and_kept() {
         // Left third red, middle green, right blue: the middle square is green.
         let wide = image::RgbImage::from_fn(300, 100, |x, _| match x / 100 {
             0 => image::Rgb([255, 0, 0]),
@@ -215,8 +228,8 @@ mod tests {
         });
         let small = square(&DynamicImage::ImageRgb8(wide), 10);
         assert_eq!(small.dimensions(), (10, 10));
-        assert_eq!(*small.get_pixel(5, 5), image::Rgb([0, 255, 0]));
-        assert!(small.get_pixel(1, 5).0[1] > 200);
+        assert_eq!(*small.get_pixel(5, 5), image::Rgba([0, 255, 0, 255]));
+        assert_eq!(*small.get_pixel(0, 5), image::Rgba([0, 255, 0, 255]));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lamplight_models::graph::Shape;
+use lamplight_models::{graph::Shape, samples::Samples};
 
 use super::records::Records;
 use super::{MAX_SAMPLES, Pool, Set, unit};
@@ -47,10 +47,13 @@ fn broken(file: &Path, fault: String) -> SourceError {
     }
 }
 
-/// Opens a file of unsigned bytes with `N` dimensions.
-fn open<const N: usize>(file: &Path) -> Result<([u32; N], Records), SourceError> {
+/// Takes the header off a file of unsigned bytes with `N` dimensions.
+fn begin<'a, const N: usize>(
+    file: &Path,
+    open: impl FnOnce(&mut [u8]) -> Result<Records<'a>, SourceError>,
+) -> Result<([u32; N], Records<'a>), SourceError> {
     let mut header = vec![0; 4 + 4 * N];
-    let records = Records::open(file, REMEDY, &mut header)?;
+    let records = open(&mut header)?;
     let magic = [0, 0, 8, N as u8];
     if header[..4] != magic {
         let fault = format!("it begins with {:?}, expected {magic:?}", &header[..4]);
@@ -67,35 +70,102 @@ fn open<const N: usize>(file: &Path) -> Result<([u32; N], Records), SourceError>
     Ok((dimensions, records))
 }
 
+fn open<const N: usize>(file: &Path) -> Result<([u32; N], Records<'static>), SourceError> {
+    begin(file, |header| Records::open(file, REMEDY, header))
+}
+
+/// Checks the images' header: how many there are, and their shape.
+fn shape(file: &Path, dimensions: [u32; 3]) -> Result<(u32, Shape), SourceError> {
+    let [count, height, width] = dimensions;
+    if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
+        let fault = format!("images are {height} x {width}, sides must be 1 to {MAX_SIDE}");
+        return Err(broken(file, fault));
+    }
+    Ok((count, vec![1, height as usize, width as usize]))
+}
+
+/// Reads as many labels as there are images.
+fn labels(
+    file: &Path,
+    labelled: u32,
+    records: Records<'_>,
+    count: u32,
+) -> Result<Vec<u32>, SourceError> {
+    if labelled != count {
+        let fault = format!("{labelled} labels for {count} images");
+        return Err(broken(file, fault));
+    }
+    let mut records = records.of(1);
+    let mut labels = Vec::new();
+    let mut record = Vec::new();
+    while labels.len() < count as usize && records.next(&mut record)? {
+        labels.push(u32::from(record[0]));
+    }
+    if labels.len() < count as usize {
+        let fault = format!("it ends after {} of {count} labels", labels.len());
+        return Err(broken(file, fault));
+    }
+    Ok(labels)
+}
+
+/// Reads the images at these places.
+fn values(
+    file: &Path,
+    records: Records<'_>,
+    size: usize,
+    places: &[usize],
+) -> Result<Vec<f32>, SourceError> {
+    // Grown as images arrive: a header may claim more than there is.
+    let mut x = Vec::new();
+    let mut records = records.of(size);
+    let mut wanted = places.iter().copied().peekable();
+    let pixels = |record: &[u8], x: &mut Vec<f32>| x.extend(record.iter().map(|&b| unit(b)));
+    records.pick(0, &mut wanted, &mut x, pixels, usize::MAX)?;
+    if x.len() == places.len() * size {
+        return Ok(x);
+    }
+    let fault = format!("it ends after {} images", records.passed());
+    Err(broken(file, fault))
+}
+
+fn names(labels: &[u32]) -> Vec<String> {
+    let classes = labels.iter().max().map_or(0, |&most| most + 1);
+    (0..classes).map(|c| c.to_string()).collect()
+}
+
+/// All images of one pair of files, plain or compressed with gzip.
+///
+/// # Shapes
+/// samples `[1, height, width]`, values from 0 to 1
+/// # Errors
+/// [`SourceError`]: a header that is none, sizes that disagree, or a file that breaks off.
+pub(in crate::source) fn parse(images: &[u8], of: &[u8]) -> Result<Samples, SourceError> {
+    let (file, other) = (Path::new("images"), Path::new("labels"));
+    let (header, records) = begin::<3>(file, |h| Records::over(images, file, REMEDY, h))?;
+    let (count, shape) = shape(file, header)?;
+    let ([labelled], numbers) = begin::<1>(other, |h| Records::over(of, other, REMEDY, h))?;
+    let y = labels(other, labelled, numbers, count)?;
+    let places: Vec<usize> = (0..y.len()).collect();
+    Ok(Samples {
+        x: values(file, records, shape.iter().product(), &places)?,
+        shape,
+        classes: names(&y),
+        y,
+    })
+}
+
 impl Idx {
     pub(super) fn open(dir: &Path, set: Set) -> Result<Self, SourceError> {
         let (images, of) = (find(dir, set, "images-idx3"), find(dir, set, "labels-idx1"));
-        let ([count, height, width], _) = open::<3>(&images)?;
-        if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
-            let fault = format!("images are {height} x {width}, sides must be 1 to {MAX_SIDE}");
-            return Err(broken(&images, fault));
-        }
+        let (header, _) = open::<3>(&images)?;
+        let (count, shape) = shape(&images, header)?;
         let ([labelled], records) = open::<1>(&of)?;
-        if labelled != count {
-            let fault = format!("{labelled} labels for {count} images");
-            return Err(broken(&of, fault));
-        }
-        let mut records = records.of(1);
-        let mut labels = Vec::new();
-        let mut record = Vec::new();
-        while labels.len() < count as usize && records.next(&mut record)? {
-            labels.push(u32::from(record[0]));
-        }
-        if labels.len() < count as usize {
-            let fault = format!("it ends after {} of {count} labels", labels.len());
-            return Err(broken(&of, fault));
-        }
-        let classes = labels.iter().max().map_or(0, |&most| most + 1);
+        let labels = labels(&of, labelled, records, count)?;
         Ok(Self {
             images,
             channels: vec!["intensity [0-1]".to_owned()],
-            shape: vec![1, height as usize, width as usize],
-            classes: (0..classes).map(|c| c.to_string()).collect(),
+            shape,
+            classes: names(&labels),
             labels,
         })
     }
@@ -119,24 +189,7 @@ impl Pool for Idx {
     }
 
     fn read(&self, places: &[usize]) -> Result<Vec<f32>, SourceError> {
-        let size: usize = self.shape.iter().product();
         let (_, records) = open::<3>(&self.images)?;
-        let mut records = records.of(size);
-        // Grown as images arrive: a header may claim more than there is.
-        let mut x = Vec::new();
-        let mut record = Vec::new();
-        let mut wanted = places.iter().copied().peekable();
-        let mut place = 0;
-        while wanted.peek().is_some() && records.next(&mut record)? {
-            if wanted.next_if_eq(&place).is_some() {
-                x.extend(record.iter().map(|&b| unit(b)));
-            }
-            place += 1;
-        }
-        if x.len() == places.len() * size {
-            return Ok(x);
-        }
-        let fault = format!("it ends after {place} of {} images", self.labels.len());
-        Err(broken(&self.images, fault))
+        values(&self.images, records, self.shape.iter().product(), places)
     }
 }

@@ -1,8 +1,8 @@
-//! Pools: labelled samples in files, in no order of time, shared out among cloud and nodes.
+//! Pools: labelled samples in files, shared out among cloud and nodes.
 //!
 //! ```text
 //!   cifar10:DIR   the publisher's binary batches        idx:DIR   MNIST's layout
-//!   images:DIR    a folder per class of JPEG or PNG
+//!   images:DIR    a folder per class of JPEG or PNG     csv:PATH  tables of sensor readings
 //!         │ labels only                      │ places of this node's part        │ only these
 //!         └───────────────> share ───────────┴──> first 70 % of a class | rest ──┴──> Samples
 //! ```
@@ -10,9 +10,10 @@
 //! Labels are read once; values are decoded for the samples of this part only, so a node that holds
 //! a twentieth of a data set pays for a twentieth.
 
-mod cifar;
-mod folder;
-mod idx;
+pub(super) mod cifar;
+pub(super) mod csv;
+pub(super) mod folder;
+pub(super) mod idx;
 mod records;
 mod share;
 
@@ -54,6 +55,18 @@ trait Pool: Debug + Send + Sync {
     fn labels(&self) -> &[u32];
     /// Values of the samples at these places, ascending, one after the other.
     fn read(&self, places: &[usize]) -> Result<Vec<f32>, SourceError>;
+    /// Samples per second, where samples have a time.
+    fn sampling_rate_hz(&self) -> Option<f64> {
+        None
+    }
+    /// The group of every sample, where samples come in groups that stay together.
+    fn groups(&self) -> Option<&[u32]> {
+        None
+    }
+    /// Whether two samples share readings, as windows do that overlap.
+    fn overlap(&self, _a: usize, _b: usize) -> bool {
+        false
+    }
 }
 
 /// One part of a pool.
@@ -73,14 +86,15 @@ impl PoolSource {
     /// cannot be parted as asked.
     pub fn open(spec: &PoolSpec, split: Split) -> Result<Self, SourceError> {
         let dir = std::path::Path::new(&spec.path);
-        let pool: Box<dyn Pool> = match spec.format {
+        let pool: Box<dyn Pool> = match &spec.format {
             PoolFormat::Cifar10 => Box::new(cifar::Cifar::open(dir, spec.set)?),
             PoolFormat::Idx => Box::new(idx::Idx::open(dir, spec.set)?),
-            PoolFormat::Images { size } => Box::new(folder::Folder::open(dir, spec.set, size)?),
+            PoolFormat::Images { size } => Box::new(folder::Folder::open(dir, spec.set, *size)?),
+            PoolFormat::Csv(table) => Box::new(csv::Csv::open(dir, table, spec.share.is_parted())?),
         };
         let labels = pool.labels();
         let classes = pool.classes();
-        let mut places = spec.share.places(labels, classes.len())?;
+        let mut places = spec.share.places(labels, classes.len(), pool.groups())?;
         if let Some(kept) = &spec.classes {
             let unknown = kept.iter().find(|name| !classes.contains(name));
             if let Some(class) = unknown {
@@ -101,7 +115,15 @@ impl PoolSource {
         }
         let (train, held_out) = match split {
             Split::All => (Vec::new(), places),
-            Split::InTime => part(&places, labels, classes.len()),
+            Split::InTime => {
+                let (mut train, held_out) = part(&places, labels, classes.len());
+                // Windows that overlap have one class, so only its first held-out one can reach back.
+                let firsts: Vec<usize> = (0..classes.len() as u32)
+                    .filter_map(|class| held_out.iter().copied().find(|&p| labels[p] == class))
+                    .collect();
+                train.retain(|&early| !firsts.iter().any(|&late| pool.overlap(early, late)));
+                (train, held_out)
+            }
         };
         Ok(Self {
             origin: format!("{} samples of {}", labels.len(), spec.path),
@@ -109,6 +131,12 @@ impl PoolSource {
             train,
             held_out,
         })
+    }
+
+    /// How many samples this part has to train on, and how many are held out.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.train.len(), self.held_out.len())
     }
 
     fn samples(&self, places: &[usize]) -> Result<Samples, SourceError> {
@@ -137,7 +165,7 @@ impl SampleSource for PoolSource {
     fn describe(&self) -> SourceInfo {
         SourceInfo {
             channels: self.pool.channels().to_vec(),
-            sampling_rate_hz: None,
+            sampling_rate_hz: self.pool.sampling_rate_hz(),
             window: self.pool.shape().clone(),
             classes: self.pool.classes().to_vec(),
             origin: self.origin.clone(),

@@ -1,21 +1,14 @@
-//! Files of equal records, plain or compressed with gzip, read as a stream.
+//! Streams of equal records.
 
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
+use crate::source::{SourceError, stream};
 
-use crate::source::SourceError;
-
-const BUFFER_BYTES: usize = 64 << 10;
-/// What a gzip file begins with.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-
-/// A file of records, read from its beginning.
-pub(super) struct Records {
+/// A stream of records, read from its beginning.
+pub(super) struct Records<'a> {
     file: PathBuf,
-    stream: Box<dyn Read>,
+    stream: Box<dyn Read + 'a>,
     /// Bytes of a record.
     size: usize,
     /// Records passed.
@@ -23,30 +16,41 @@ pub(super) struct Records {
     remedy: &'static str,
 }
 
-impl Records {
+impl<'a> Records<'a> {
     /// Opens a file and takes `header` bytes off its front.
     pub(super) fn open(
         file: &Path,
         remedy: &'static str,
         header: &mut [u8],
     ) -> Result<Self, SourceError> {
-        let failed = |cause| SourceError::Read {
+        Self::begin(stream::open(file), file, remedy, header)
+    }
+
+    /// The same of any stream; errors call it `file`.
+    pub(super) fn over(
+        stream: impl Read + 'a,
+        file: &Path,
+        remedy: &'static str,
+        header: &mut [u8],
+    ) -> Result<Self, SourceError> {
+        Self::begin(stream::unpack(stream), file, remedy, header)
+    }
+
+    fn begin(
+        opened: io::Result<Box<dyn Read + 'a>>,
+        file: &Path,
+        remedy: &'static str,
+        header: &mut [u8],
+    ) -> Result<Self, SourceError> {
+        let started = opened.and_then(|mut stream| {
+            stream.read_exact(header)?;
+            Ok(stream)
+        });
+        let stream = started.map_err(|cause| SourceError::Read {
             file: file.to_owned(),
             cause,
             remedy,
-        };
-        let opened = File::open(file).map_err(failed)?;
-        let mut plain = BufReader::with_capacity(BUFFER_BYTES, opened);
-        let zipped = plain.fill_buf().map_err(failed)?.starts_with(&GZIP);
-        let mut stream: Box<dyn Read> = if zipped {
-            Box::new(BufReader::with_capacity(
-                BUFFER_BYTES,
-                MultiGzDecoder::new(plain),
-            ))
-        } else {
-            Box::new(plain)
-        };
-        stream.read_exact(header).map_err(failed)?;
+        })?;
         Ok(Self {
             file: file.to_owned(),
             stream,
@@ -62,7 +66,13 @@ impl Records {
         self
     }
 
-    /// The next record, or `None` at the end; `into` has a record's length.
+    /// Records passed.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Reads the next record; `false` at the end. `into` then has a record's length, and only memory
+    /// that the stream has filled.
     pub(super) fn next(&mut self, into: &mut Vec<u8>) -> Result<bool, SourceError> {
         into.clear();
         let read = (&mut self.stream)
@@ -83,5 +93,26 @@ impl Records {
         })?;
         self.passed += u64::from(more);
         Ok(more)
+    }
+
+    /// Appends the values of the records wanted, each made by `value`, to `x`; `wanted` counts records
+    /// of all streams, of which this one's first is `from`, and ascends.
+    pub(super) fn pick(
+        &mut self,
+        from: usize,
+        wanted: &mut std::iter::Peekable<impl Iterator<Item = usize>>,
+        x: &mut Vec<f32>,
+        value: impl Fn(&[u8], &mut Vec<f32>),
+        end: usize,
+    ) -> Result<(), SourceError> {
+        let mut record = Vec::new();
+        let mut place = from;
+        while wanted.peek().is_some_and(|&next| next < end) && self.next(&mut record)? {
+            if wanted.next_if_eq(&place).is_some() {
+                value(&record, x);
+            }
+            place += 1;
+        }
+        Ok(())
     }
 }

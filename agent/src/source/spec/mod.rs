@@ -8,6 +8,8 @@
 //! cifar10:DIR?part=cloud&cloud=0.4      the 40 % of the samples that are no node's
 //! images:DIR?size=96                    a folder per class, images of 96 x 96 pixels
 //! idx:DIR?set=test&split=all            MNIST's layout, its test set
+//! csv:FILE?window=128&group=user        tables of readings; a row is a time step, `wide=6` a window
+//! …&limit=2000                          at most so many samples of the whole pool
 //! …&classes=WALKING,SITTING             keep only these classes (the class list stays whole)
 //! …&split=all                           hold every window out: somebody never trained on
 //! ```
@@ -20,8 +22,10 @@ use serde::{Deserialize, Serialize};
 use super::{hapt, post};
 use options::Options;
 
+pub use csv::{CsvRows, CsvSpec};
 pub use pool::{PoolFormat, PoolSpec};
 
+mod csv;
 mod options;
 mod pool;
 
@@ -128,7 +132,7 @@ impl Keep {
 pub enum SpecError {
     /// The word before the colon is unknown.
     #[error(
-        "source `{got}` is of no known kind; write `builtin:post?post=0`, `hapt:DIR?subject=5`, `cifar10:DIR`, `idx:DIR` or `images:DIR`"
+        "source `{got}` is of no known kind; write `builtin:post?post=0`, `hapt:DIR?subject=5`, `images:DIR`, `cifar10:DIR`, `idx:DIR` or `csv:PATH`"
     )]
     Kind {
         /// The whole line.
@@ -396,6 +400,9 @@ mod tests {
             "cifar10:d?part=cloud&cloud=0.25",
             "idx:a?b?set=test&split=all",
             "images:street?size=96&classes=bike,big car",
+            "csv:a.csv?",
+            "csv:phones.csv?window=50&stride=25&label=what&group=who&groups=5,7&columns=ax,ay&rate_hz=12.5",
+            "csv:d?wide=6&label=1&header=no&separator=tab&part=2&parts=4&dirichlet=0.3&limit=900",
         ] {
             let spec = parse(text).expect(text);
             assert_eq!(spec.to_string(), text);
@@ -423,7 +430,7 @@ mod tests {
     fn a_wrong_spec_is_refused_with_the_thing_and_the_remedy() {
         for (text, says) in [
             ("", "no known kind"),
-            ("csv:x", "no known kind"),
+            ("tsv:x", "no known kind"),
             ("hapt:?subject=1", "no known kind"),
             ("builtin:post", "`post` is missing"),
             ("builtin:post?post", "`post` has no value"),

@@ -2,36 +2,33 @@
 
 use std::fmt;
 
+use super::csv::{self, CsvSpec};
 use super::options::Options;
 use super::{DataSpec, SourceSpec, SpecError, value};
 use crate::source::pool::{Part, Set, Share};
 
-const POOL_OPTIONS: [&str; 8] = [
+/// Options that all pools have.
+const SHARE_OPTIONS: [&str; 8] = [
     "part",
     "parts",
     "cloud",
     "dirichlet",
     "seed",
-    "set",
-    "classes",
-    "split",
-];
-const IMAGES_OPTIONS: [&str; 9] = [
-    "size",
-    "part",
-    "parts",
-    "cloud",
-    "dirichlet",
-    "seed",
-    "set",
+    "limit",
     "classes",
     "split",
 ];
 /// Side of an image unless told: CIFAR's, which `resnet20` takes.
 const DEFAULT_SIDE: u32 = 32;
 const MAX_SIDE: u32 = 1024;
+/// Concentrations of a Dirichlet distribution: one class a node, and no skew to speak of.
+const LEAST_ALPHA: f64 = 0.001;
+const MOST_ALPHA: f64 = 1e6;
+/// Most samples a limit may name.
+const MAX_SAMPLES: usize = 10_000_000;
 /// Most parts of a pool.
 const MAX_PARTS: u32 = 100_000;
+
 /// Labelled samples in files, in no order of time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolSpec {
@@ -48,7 +45,7 @@ pub struct PoolSpec {
 }
 
 /// Layouts of pools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum PoolFormat {
     /// CIFAR-10's binary batches.
     Cifar10,
@@ -59,14 +56,26 @@ pub enum PoolFormat {
         /// Side of the square that images are brought to, pixels.
         size: u32,
     },
+    /// Tables of sensor readings.
+    Csv(CsvSpec),
 }
 
 impl PoolFormat {
-    fn word(self) -> &'static str {
+    fn word(&self) -> &'static str {
         match self {
             Self::Cifar10 => "cifar10",
             Self::Idx => "idx",
             Self::Images { .. } => "images",
+            Self::Csv(_) => "csv",
+        }
+    }
+
+    /// Options beside those that all pools have.
+    fn options(&self) -> &'static [&'static str] {
+        match self {
+            Self::Cifar10 | Self::Idx => &["set"],
+            Self::Images { .. } => &["set", "size"],
+            Self::Csv(_) => &csv::OPTIONS,
         }
     }
 }
@@ -77,6 +86,7 @@ pub(super) fn parse(name: &str, options: &str) -> Option<Result<SourceSpec, Spec
         PoolFormat::Cifar10,
         PoolFormat::Idx,
         PoolFormat::Images { size: DEFAULT_SIDE },
+        PoolFormat::Csv(CsvSpec::default()),
     ];
     formats.into_iter().find_map(|format| {
         let path = name.strip_prefix(format.word())?.strip_prefix(':')?;
@@ -85,15 +95,13 @@ pub(super) fn parse(name: &str, options: &str) -> Option<Result<SourceSpec, Spec
 }
 
 fn of_format(format: PoolFormat, path: &str, options: &str) -> Result<SourceSpec, SpecError> {
-    let known: &[&str] = match format {
-        PoolFormat::Images { .. } => &IMAGES_OPTIONS,
-        _ => &POOL_OPTIONS,
-    };
-    let mut options = Options::parse(options, format.word(), known)?;
+    let known = [format.options(), &SHARE_OPTIONS].concat();
+    let mut options = Options::parse(options, format.word(), &known)?;
     let format = match format {
         PoolFormat::Images { size } => PoolFormat::Images {
             size: options.number("size", size, 1..=MAX_SIDE)?,
         },
+        PoolFormat::Csv(_) => PoolFormat::Csv(csv::parse(&mut options)?),
         other => other,
     };
     let set = match options.take("set") {
@@ -127,9 +135,17 @@ fn of_format(format: PoolFormat, path: &str, options: &str) -> Result<SourceSpec
             example: "cifar10:DIR?part=cloud&cloud=0.4",
         });
     }
-    let dirichlet = match options.number("dirichlet", 0.0, 0.0..=1e6)? {
+    let dirichlet = match options.number("dirichlet", 0.0, LEAST_ALPHA..=MOST_ALPHA)? {
         0.0 => None,
+        alpha if parts == 1 => {
+            let want = "`parts=` above 1 beside it: one part cannot differ from others";
+            return Err(value("dirichlet", &alpha.to_string(), want));
+        }
         alpha => Some(alpha),
+    };
+    let limit = match options.number("limit", 0, 1..=MAX_SAMPLES)? {
+        0 => None,
+        limit => Some(limit),
     };
     let seed = options.number("seed", 0, 0..=u64::MAX)?;
     let classes = options.take("classes").map(|list| {
@@ -148,6 +164,7 @@ fn of_format(format: PoolFormat, path: &str, options: &str) -> Result<SourceSpec
                 cloud,
                 dirichlet,
                 seed,
+                limit,
             },
             classes,
         }),
@@ -159,8 +176,11 @@ pub(super) fn print(spec: &PoolSpec, f: &mut fmt::Formatter<'_>) -> fmt::Result 
     write!(f, "{}:{}", spec.format.word(), spec.path)?;
     let share = &spec.share;
     let mut options = Vec::new();
-    match spec.format {
-        PoolFormat::Images { size } if size != DEFAULT_SIDE => options.push(format!("size={size}")),
+    match &spec.format {
+        PoolFormat::Images { size } if *size != DEFAULT_SIDE => {
+            options.push(format!("size={size}"));
+        }
+        PoolFormat::Csv(table) => csv::print(table, &mut options),
         _ => {}
     }
     match share.part {
@@ -179,6 +199,9 @@ pub(super) fn print(spec: &PoolSpec, f: &mut fmt::Formatter<'_>) -> fmt::Result 
     }
     if share.seed != 0 {
         options.push(format!("seed={}", share.seed));
+    }
+    if let Some(limit) = share.limit {
+        options.push(format!("limit={limit}"));
     }
     if spec.set == Set::Test {
         options.push("set=test".to_owned());
