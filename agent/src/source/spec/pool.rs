@@ -57,7 +57,7 @@ pub enum PoolFormat {
         size: u32,
     },
     /// Tables of sensor readings.
-    Csv(Box<CsvSpec>),
+    Csv(CsvSpec),
 }
 
 impl PoolFormat {
@@ -86,7 +86,7 @@ pub(super) fn parse(name: &str, options: &str) -> Option<Result<SourceSpec, Spec
         PoolFormat::Cifar10,
         PoolFormat::Idx,
         PoolFormat::Images { size: DEFAULT_SIDE },
-        PoolFormat::Csv(Box::default()),
+        PoolFormat::Csv(CsvSpec::default()),
     ];
     formats.into_iter().find_map(|format| {
         let path = name.strip_prefix(format.word())?.strip_prefix(':')?;
@@ -101,7 +101,7 @@ fn of_format(format: PoolFormat, path: &str, options: &str) -> Result<SourceSpec
         PoolFormat::Images { size } => PoolFormat::Images {
             size: options.number("size", size, 1..=MAX_SIDE)?,
         },
-        PoolFormat::Csv(_) => PoolFormat::Csv(Box::new(csv::parse(&mut options)?)),
+        PoolFormat::Csv(_) => PoolFormat::Csv(csv::parse(&mut options)?),
         other => other,
     };
     let set = match options.take("set") {
@@ -154,7 +154,7 @@ fn of_format(format: PoolFormat, path: &str, options: &str) -> Result<SourceSpec
     });
     let keep = options.keep(&[])?;
     Ok(SourceSpec {
-        data: DataSpec::Pool(PoolSpec {
+        data: DataSpec::Pool(Box::new(PoolSpec {
             format,
             path: path.to_owned(),
             set,
@@ -167,7 +167,7 @@ fn of_format(format: PoolFormat, path: &str, options: &str) -> Result<SourceSpec
                 limit,
             },
             classes,
-        }),
+        })),
         keep,
     })
 }
