@@ -14,9 +14,10 @@ const FILES: [&str; 6] = [
 ];
 
 /// Listings an operator prints as JSON; everything else is parsed into a domain type first.
-const VIEWS: [&str; 6] = [
+const VIEWS: [&str; 7] = [
     "Metrics",
     "ModelView",
+    "NodeRoundView",
     "NodeView",
     "ParticipantView",
     "ReleaseView",

@@ -66,7 +66,9 @@ fn code(reason: Reason) -> Code {
     match reason {
         Reason::Unspecified => Code::Unknown,
         Reason::Unauthenticated => Code::Unauthenticated,
-        Reason::Token | Reason::UnknownKey | Reason::BadSignature => Code::PermissionDenied,
+        Reason::Token | Reason::UnknownKey | Reason::BadSignature | Reason::Retired => {
+            Code::PermissionDenied
+        }
         Reason::Malformed
         | Reason::AlteredPayload
         | Reason::WrongShape

@@ -54,6 +54,7 @@ struct State {
     offer: Option<Signed<RoundOffer>>,
     open: Option<Verified<RoundOffer>>,
     closed: bool,
+    retired: bool,
     uploads: HashMap<Digest, Upload>,
     begun: Vec<Digest>,
     reports: Vec<Report>,
@@ -90,6 +91,7 @@ impl Twin {
                 offer: None,
                 open: None,
                 closed: false,
+                retired: false,
                 uploads: HashMap::new(),
                 begun: Vec::new(),
                 reports: Vec::new(),
@@ -146,6 +148,11 @@ impl Twin {
     /// Hands out this envelope, whoever signed it.
     pub fn hand_out(&self, offer: Signed<RoundOffer>) {
         self.state().offer = Some(offer);
+    }
+
+    /// Refuses every call from now on: an operator retired the node.
+    pub fn retire(&self) {
+        self.state().retired = true;
     }
 
     /// Closes the open round.
@@ -242,6 +249,9 @@ impl Twin {
             let mut state = self.state();
             state.calls += 1;
             let calls = state.calls;
+            if state.retired {
+                return refuse(Reason::Retired, "the node was retired by an operator");
+            }
             match state.cut {
                 Some((at, Moment::Before)) if calls >= at => None,
                 Some((at, Moment::After)) if calls > at => None,

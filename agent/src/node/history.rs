@@ -85,6 +85,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer> {
     let offer = RoundOffer {
+        budget: Default::default(),
         deployment: if fault == 1 { "other" } else { "fleet" }
             .parse()
             .expect("a name"),
@@ -104,6 +105,7 @@ fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer
         max_delta_bytes: 1,
         codec: Codec::F32,
         training: Terms {
+            trainable: Default::default(),
             epochs: 1,
             batch: 1,
             optimizer: Optimizer::Sgd {
@@ -116,6 +118,11 @@ fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer
             norm_mode: NormMode::Frozen,
             seed: 1,
             rotate_deg: 0.0,
+        },
+        needs: if fault == 4 {
+            vec!["a-later-feature".parse().expect("a name")]
+        } else {
+            vec![]
         },
     };
     Signed::seal(offer, &keys().0)
@@ -247,13 +254,15 @@ impl World {
                     assert!(o.expires > NOW, "an expired offer was taken up");
                     assert!(self.opened.insert(o.lease), "a lease was worked on twice");
                     assert!(o.base_version.0 >= self.highest, "rolled back");
+                    assert!(o.needs.is_empty(), "took up what it does not know");
                     self.highest = o.base_version.0;
                     let known = self.contents.entry(self.highest).or_insert(o.base_digest);
                     assert_eq!(*known, o.base_digest, "one version, two contents");
                 }
                 Effect::Decline { offer, .. } => {
                     assert!(matches!(next, Phase::Idle(_)));
-                    assert!(offer.base_version.0 <= self.highest);
+                    let known = offer.needs.is_empty();
+                    assert!(!known || offer.base_version.0 <= self.highest);
                     assert!(self.opened.insert(offer.lease));
                     self.closed.insert(offer.lease, Outcome::Declined);
                 }
@@ -448,6 +457,15 @@ fn offers_against_what_is_known_are_declined_or_ignored() {
         assert_eq!(phase, "idle");
         assert!(matches!(&e[..], [Effect::Warn(_)]), "fault {fault}");
     }
+    let (phase, e) = effects(offer(1, 4, 0, 4), &known);
+    assert_eq!(phase, "idle");
+    let version = lamplight_proto::version::VERSION;
+    let said = format!(
+        "this offer needs `a-later-feature`, which agent {version} does not know; update the agent"
+    );
+    assert!(
+        matches!(&e[..], [Effect::Decline { reason, .. }, Effect::Report { .. }] if *reason == said)
+    );
     known.done_before = true;
     let (phase, e) = effects(offer(1, 4, 0, 0), &known);
     assert!(phase == "idle" && e.is_empty());

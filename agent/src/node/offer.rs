@@ -3,7 +3,9 @@
 use lamplight_proto::{
     cause::OfferFault,
     ids::{Deployment, Digest, ModelVersion, NodeId, UnixMillis},
+    needs,
     offer::RoundOffer,
+    version::VERSION,
 };
 
 /// What a node knows when it judges an offer.
@@ -48,6 +50,9 @@ pub enum Declined {
         /// The coordinator's time.
         now: i64,
     },
+    /// It cannot be done as asked by an agent of this version.
+    #[error("this offer needs {0}, which agent {VERSION} does not know; update the agent")]
+    Unknown(String),
     /// An older release than one already believed: somebody replays a signed offer.
     #[error("the offer's base is version {got}, this node has already seen version {highest}")]
     Rollback {
@@ -108,7 +113,11 @@ pub(super) fn judge(offer: &RoundOffer, known: &Known) -> Verdict {
             now: known.now.0,
         });
     }
-    // 4. Versions only rise, and each has one content.
+    // 4. It must ask for nothing this agent has never heard of: it would do another task.
+    if let Some(unknown) = needs::unknown(&offer.needs) {
+        return Verdict::Decline(Declined::Unknown(unknown), OfferFault::UnknownNeed);
+    }
+    // 5. Versions only rise, and each has one content.
     match known.highest {
         Some((highest, _)) if offer.base_version < highest => {
             let declined = Declined::Rollback {

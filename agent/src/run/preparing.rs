@@ -4,7 +4,7 @@ use std::fs;
 
 use lamplight_proto::{cause::Told, offer::RoundOffer};
 
-use super::{Agent, AgentError, no_protocol, why::disk};
+use super::{Agent, AgentError, not_for_good, why::disk};
 use crate::{
     link::{Link, LinkError},
     node::{Event, Why},
@@ -48,7 +48,7 @@ impl<L: Link> Agent<L> {
             }
             match e {
                 PullError::Link(LinkError::Refused(r)) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     return Ok(Some(Event::Refused(r)));
                 }
                 PullError::Altered { .. } | PullError::Chunk(_) => {

@@ -526,3 +526,38 @@ async fn a_phase_row_that_was_tampered_with_is_not_believed() {
         matches!(e, Some(AgentError::Store(ref s)) if s.to_string().contains("no trusted key"))
     );
 }
+
+#[tokio::test]
+async fn a_retired_node_ends_its_work_and_its_agent_with_the_coordinators_reason() {
+    let ended = |e: Result<(), AgentError>| match e {
+        Err(AgentError::Refused(r)) => assert!(r.message.contains("retired"), "{r}"),
+        other => panic!("{other:?}"),
+    };
+    // Idle: at the next poll.
+    let bench = Bench::new();
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    bench.twin.retire();
+    ended(agent.turn(&stop).await);
+    drop(agent);
+
+    // Training: that ends first, long before its last epoch.
+    let bench = Bench::new();
+    let mut offer = bench.offer(1, 1);
+    offer.training.epochs = 1000;
+    bench.twin.open(offer);
+    let mut agent = bench.agent().await;
+    while !matches!(agent.phase(), Phase::Training(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    let retiring = async {
+        while bench.twin.reports().len() < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        bench.twin.retire();
+    };
+    let (turned, ()) = tokio::join!(agent.turn(&stop), retiring);
+    turned.expect("training ended");
+    assert!(bench.twin.begun().is_empty());
+    ended(agent.turn(&stop).await);
+}

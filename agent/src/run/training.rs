@@ -17,13 +17,14 @@ use lamplight_proto::{
     ids::{Lease, RoundId},
     keys::write_aside,
     offer::RoundOffer,
+    refusal::Reason,
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use super::{Agent, AgentError, why::disk};
 use crate::{
     learn::{self, LearnError, Learned, Progress, Settings},
-    link::{Link, Report, ReportEvent},
+    link::{Link, LinkError, Report, ReportEvent},
     node::{Event, Why},
     stop::Stop,
 };
@@ -175,6 +176,8 @@ async fn report<L: Link>(
         match link.report(report).await {
             Ok(true) => {}
             Ok(false) => return,
+            // Nobody will take the delta; the next poll hears the same and ends the agent.
+            Err(LinkError::Refused(r)) if r.reason == Reason::Retired => return,
             Err(e) => tracing::debug!("the report was lost: {e}"),
         }
     }

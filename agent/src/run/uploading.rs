@@ -17,7 +17,7 @@ use lamplight_proto::{
 };
 use tokio::sync::mpsc;
 
-use super::{Agent, AgentError, no_protocol, why::disk};
+use super::{Agent, AgentError, not_for_good, why::disk};
 use crate::{
     link::{CHUNKS_IN_FLIGHT, Link, LinkError},
     node::{Event, Uploading, Why},
@@ -83,11 +83,11 @@ impl<L: Link> Agent<L> {
                     return Ok(Event::Unwanted(r.message));
                 }
                 NoReceipt::AtBegin(r) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     return Ok(Event::Refused(r));
                 }
                 NoReceipt::Later(r) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     // Bytes lost or altered on the way, or an upload forgotten: worth another try.
                     let passing = matches!(
                         r.reason,

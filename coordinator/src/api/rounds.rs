@@ -9,7 +9,8 @@ use lamplight_proto::{
     cause::{Cause, Heard},
     envelope::Signed,
     ids::{Digest, Lease, NodeId, RoundId, UnixMillis},
-    offer::{Codec, RoundOffer},
+    needs,
+    offer::RoundOffer,
     version::peer_version,
     wire::{
         Envelope, PollReply, PollRequest, ReportReply, ReportRequest, report_request::Event,
@@ -24,7 +25,7 @@ use crate::{
     round::{PhaseName, phase::Phase},
     store::{
         StoreError,
-        nodes::{self, Sighting},
+        nodes::{self, NodeState, Sighting},
         participants::{self, State},
         releases, rounds, tasks,
     },
@@ -61,8 +62,23 @@ impl House {
             };
             self.store.write(|tx| nodes::seen(tx, id, &sighting))?;
         }
-        if let Some(offer) = self.offer(id, now)? {
-            return Ok((self.config.poll_active, Some(offer)));
+        if node.state == NodeState::Draining {
+            // An idle node has nothing under way; whatever a round still wants of it would be new.
+            if poll.phase == "idle" {
+                self.excuse(&node)?;
+            }
+            return Ok((self.config.poll_idle, None));
+        }
+        while let Some(offer) = self.offer(id, now)? {
+            let Some(lacking) = needs::lacking(&offer.needs, &poll.agent_version) else {
+                let sealed = Signed::seal(offer, &self.release_key);
+                return Ok((self.config.poll_active, Some(sealed.signed().to_wire())));
+            };
+            // Not offered: the agent would ignore what it does not know and do another task. The
+            // round stops waiting for it; another one may still want it.
+            if !self.give_up(offer.round, id, &lacking)? {
+                break;
+            }
         }
         let is_active = self
             .store
@@ -76,8 +92,8 @@ impl House {
     }
 
     /// The offer of the oldest round that waits for this node. The same each time: same lease, same
-    /// expiry, same signature.
-    fn offer(&self, node: &NodeId, now: UnixMillis) -> Result<Option<Envelope>, Fault> {
+    /// expiry, and so the same signature.
+    fn offer(&self, node: &NodeId, now: UnixMillis) -> Result<Option<RoundOffer>, Fault> {
         let found = self.store.read(|c| {
             let Some(asked) = participants::waited_for(c, node)? else {
                 return Ok(None);
@@ -104,7 +120,7 @@ impl House {
         if now >= round.deadline {
             return Ok(None);
         }
-        let offer = RoundOffer {
+        let mut offer = RoundOffer {
             deployment: self.deployment.clone(),
             node_id: node.clone(),
             round: round.id,
@@ -115,12 +131,17 @@ impl House {
             base_size: base.size,
             lease: asked.lease,
             expires: round.deadline,
-            max_delta_bytes: self.base(base.digest)?.max_delta_bytes,
-            codec: Codec::F32,
+            max_delta_bytes: self
+                .base(base.digest)?
+                .expected(task.training.trainable)
+                .max_delta_bytes,
+            codec: task.codec,
             training: task.training.of_node(round.place, &told_by),
+            budget: task.budget,
+            needs: Vec::new(),
         };
-        let sealed = Signed::seal(offer, &self.release_key);
-        Ok(Some(sealed.signed().to_wire()))
+        offer.needs = needs::of(&offer);
+        Ok(Some(offer))
     }
 
     /// Notes how a task goes. Answers whether the round still waits for this node.
@@ -131,6 +152,7 @@ impl House {
         lease: Lease,
         told: Told,
     ) -> Result<bool, Fault> {
+        self.node(node)?;
         let asked = self.store.read(|c| participants::find(c, round, node))?;
         let is_waited_for = |p: &participants::Participant| {
             p.lease == lease && matches!(p.state, State::Offered | State::Refused)

@@ -237,6 +237,21 @@ pub fn waited_for(c: &Connection, node: &NodeId) -> Result<Option<Participant>, 
     )
 }
 
+/// Collecting rounds that wait for a node, oldest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn waiting_for(c: &Connection, node: &NodeId) -> Result<Vec<RoundId>, StoreError> {
+    all(
+        c,
+        "SELECT p.round FROM participants p JOIN rounds r ON r.id = p.round
+         WHERE p.node = ?1 AND p.state IN ('offered', 'refused') AND r.phase = 'collecting'
+         ORDER BY p.round",
+        [node.as_str()],
+        |r| Ok(RoundId(unsigned("participants.round", r.get(0)?)?)),
+    )
+}
+
 /// Whether a node takes part in a round that has not ended: more work may come soon.
 ///
 /// # Errors
