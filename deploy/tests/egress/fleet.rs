@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    canaries::{Canaries, Numbers},
+    canaries::{Canaries, Numbers, RUN},
     relay::Relay,
 };
 
@@ -147,11 +147,18 @@ impl Fleet {
         let nodes = root.join("nodes");
         fs::create_dir(&nodes).expect("a directory");
         let relay = Relay::start(&state, coordinator, &nodes);
+        let mut canaries = Canaries::default();
+        // This machine's own name, where it is nobody's in particular.
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = host.trim();
+        if host.len() >= RUN && !["localhost", "lamplight"].iter().any(|w| host.contains(w)) {
+            canaries.text("this host's name", host);
+        }
         Self {
             root,
             nodes: Vec::new(),
             relay,
-            canaries: Canaries::default(),
+            canaries,
             numbers: Numbers::new(7),
             coordinator,
             _process: process,

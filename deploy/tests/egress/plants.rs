@@ -85,7 +85,7 @@ pub(crate) fn an_error_in_its_own_words(fleet: &Fleet) {
 }
 
 /// The agent as it was before: its name was its directory's. A real process; only the name is given.
-pub(crate) fn a_directorys_name(fleet: &mut Fleet) {
+pub(crate) fn a_directorys_name(fleet: &Fleet) {
     let name = fleet.of(Part::Sound).dir.file_name().expect("a name");
     let name = name.to_str().expect("a word").to_owned();
     let made = fleet.ask(&["node", "token"]);
