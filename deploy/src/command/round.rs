@@ -15,11 +15,13 @@ use lamplight_proto::{
     refusal::Refusal,
     wire,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     operator::{Connection, Operator},
-    output::{self, Format},
+    output::{self, Format, OrHint as _, fault},
+    view,
 };
 
 #[derive(Debug, Subcommand)]
@@ -27,17 +29,14 @@ pub(crate) enum Command {
     /// Start a series of rounds, each on the release the last one made
     #[command(
         after_help = "Example:\n  lamplight round start --model post --rounds 3 --minimum 3 \
-        --deadline-minutes 60 \\\n    --coordinator fleet.example.org:7443 --identity \
-        ./fleet/operators/admin"
+        --deadline-minutes 60"
     )]
     Start(Start),
     /// List rounds
-    #[command(after_help = "Example:\n  lamplight round list --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight round list")]
     List(List),
     /// Show a round and its participants
-    #[command(after_help = "Example:\n  lamplight round show 3 --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight round show 3")]
     Show(Show),
 }
 
@@ -213,13 +212,13 @@ pub(crate) struct TaskRequest {
     pub(crate) evaluation: Option<Vec<u8>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Started {
     pub(crate) task: u64,
     pub(crate) round: u64,
     /// The task's rounds, when they were waited for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) rounds: Vec<wire::RoundView>,
+    pub(crate) rounds: Vec<view::Round>,
 }
 
 /// Uploads the evaluation samples, then starts the task; a lost answer may be asked for again.
@@ -280,7 +279,11 @@ async fn wait(
         heard = Instant::now();
         bar.set_message("");
         if let Some(r) = list.rounds.iter().find(|r| r.phase == "abandoned") {
-            anyhow::bail!("round {} was abandoned: {}", r.round, r.reason);
+            let what = format!("round {} was abandoned: {}", r.round, r.reason);
+            return Err(fault(
+                what,
+                format!("who did what: lamplight round show {}", r.round),
+            ));
         }
         let done = list.rounds.iter().filter(|r| ended(r)).count() as u64;
         bar.set_position(done);
@@ -292,11 +295,11 @@ async fn wait(
     }
 }
 
-fn accuracy(metrics: Option<&wire::Metrics>) -> String {
+fn accuracy(metrics: Option<&view::Metrics>) -> String {
     metrics.map_or_else(String::new, |m| output::percent(m.accuracy))
 }
 
-fn listing(rounds: &[wire::RoundView]) -> String {
+fn listing(rounds: &[view::Round]) -> String {
     let mut table = output::table([
         "round",
         "task",
@@ -325,7 +328,7 @@ fn listing(rounds: &[wire::RoundView]) -> String {
     table.to_string()
 }
 
-fn details(round: &wire::RoundView) -> String {
+fn details(round: &view::Round) -> String {
     let mut table = output::table([
         "node", "name", "state", "samples", "before", "after", "delta", "norm", "seconds",
     ]);
@@ -380,7 +383,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             };
             let mut started = start(&mut operator, task).await?;
             if args.wait {
-                started.rounds = wait(&mut operator, started.task, args.rounds).await?;
+                started.rounds = view::all(wait(&mut operator, started.task, args.rounds).await?);
             }
             args.format.print(&started, |s| {
                 let began = format!("task {} began with round {}", s.task, s.round);
@@ -394,13 +397,16 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let mut operator = args.connection.open()?;
             let request = wire::ListRoundsRequest { task: args.task };
             let reply = operator.calls.list_rounds(request).await?.into_inner();
-            args.format.print(&reply.rounds, |r| listing(r))
+            let rounds: Vec<view::Round> = view::all(reply.rounds);
+            args.format.print(&rounds, |r| listing(r))
         }
         Command::Show(args) => {
             let mut operator = args.connection.open()?;
             let request = wire::ShowRoundRequest { round: args.round };
-            let round = operator.calls.show_round(request).await?.into_inner();
-            args.format.print(&round, details)
+            let round = (operator.calls.show_round(request).await)
+                .hint(|| "see what rounds there are: lamplight round list".into())?
+                .into_inner();
+            args.format.print(&view::Round::from(round), details)
         }
     }
 }

@@ -11,7 +11,7 @@
 mod fleet;
 mod measure;
 mod picture;
-mod report;
+pub(crate) mod report;
 mod scenario;
 mod watch;
 
