@@ -37,6 +37,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             "#[derive(serde::Serialize)]",
         );
     }
+    // A node keeps in its outbox why the coordinator refused.
+    config = config.type_attribute(
+        "lamplight.v1.Refusal.Reason",
+        "#[derive(serde::Serialize, serde::Deserialize)]",
+    );
     config.compile_fds(files)?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
     ids::{Deployment, Label, NodeId},
+    keys::SigningKey,
     tls::{Address, Identity},
     token::JoinToken,
 };
@@ -23,6 +24,7 @@ use crate::{
     dir::NodeDir,
     enrol::{self, EnrolError, Enrolled},
     home::{Home, HomeError},
+    limits::Limits,
     link::{
         LinkError,
         grpc::{self, GrpcLink},
@@ -83,7 +85,7 @@ struct Joining {
     /// A file that holds the join token; `run` enrols with it first where that is needed
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// A name for people: letters, digits, `-`, `_`, `.` [default: the node's directory's name]
+    /// A name for people: letters, digits, `-`, `_`, `.` [default: the node's id]
     #[arg(long, value_name = "NAME")]
     name: Option<Label>,
     /// Print who this node is as one line of JSON: once it has joined, and when it begins to run
@@ -248,17 +250,13 @@ fn read_token(path: &Path) -> anyhow::Result<JoinToken> {
         .with_context(|| format!("the token file {}", path.display()))
 }
 
-/// The name given, else one made from the directory's.
-fn label(joining: &Joining) -> anyhow::Result<Label> {
+/// The name given, else the node's id: names of directories and hosts stay here.
+fn label(home: &Home, joining: &Joining) -> anyhow::Result<Label> {
     if let Some(name) = &joining.name {
         return Ok(name.clone());
     }
-    let from_dir = joining.dir.file_name().and_then(|n| n.to_str());
-    let parsed = from_dir.and_then(|n| n.parse().ok());
-    match parsed {
-        Some(label) => Ok(label),
-        None => Ok("node".parse()?),
-    }
+    let key = SigningKey::load_or_create(&home.dir.signing_key())?;
+    Ok(NodeId::of_key(&key.public()).as_str().parse()?)
 }
 
 async fn join(
@@ -267,7 +265,7 @@ async fn join(
     token: &JoinToken,
     tries: Option<u32>,
 ) -> anyhow::Result<Enrolled> {
-    let name = label(joining)?;
+    let name = label(home, joining)?;
     let address = &joining.coordinator;
     let ask = |request: lamplight_proto::wire::EnrolRequest| {
         enrol::insist(tries, move || {
@@ -350,6 +348,7 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
         threads: usize::from(args.threads),
         checkpoint_every: Duration::from_secs(u64::from(args.checkpoint_seconds)),
         report_every: Duration::from_millis(500),
+        limits: Limits::default(),
     };
     Agent::new(home, link, config)?.run(stop).await?;
     Ok(ExitCode::SUCCESS)

@@ -13,6 +13,7 @@ use std::{
 };
 
 use lamplight_proto::{
+    cause::Told,
     chunk::{Receiving, chunks},
     delta::{DeltaManifest, Receipt},
     envelope::{Signed, TrustedKeys, Verified},
@@ -227,14 +228,14 @@ impl Twin {
         self.state().reports.clone()
     }
 
-    /// Reasons of the failures reported.
+    /// What was told of the failures reported.
     #[must_use]
-    pub fn failures(&self) -> Vec<String> {
+    pub fn failures(&self) -> Vec<Told> {
         let reports = self.reports().into_iter();
         reports
             .filter_map(|r| match r.event {
-                ReportEvent::Failure(reason) => Some(reason),
-                ReportEvent::Progress { .. } => None,
+                ReportEvent::Failure(told) => Some(told),
+                ReportEvent::Progress { .. } | ReportEvent::Waiting(_) => None,
             })
             .collect()
     }

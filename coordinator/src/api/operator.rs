@@ -9,10 +9,10 @@ use lamplight_proto::{
     wire::{
         BeginBlobReply, BeginBlobRequest, CreateTokenReply, CreateTokenRequest, ListModelsReply,
         ListModelsRequest, ListNodesReply, ListNodesRequest, ListReleasesReply,
-        ListReleasesRequest, ListRoundsReply, ListRoundsRequest, NodeView, PublishModelRequest,
-        PutBlobReply, PutBlobRequest, ReleaseView, RoundView, SetNodeStateRequest, ShowNodeRequest,
-        ShowRoundRequest, StartRoundsReply, StartRoundsRequest, TagNodeRequest,
-        operator_server::Operator,
+        ListReleasesRequest, ListRoundsReply, ListRoundsRequest, ListTasksReply, ListTasksRequest,
+        NodeView, PublishModelRequest, PutBlobReply, PutBlobRequest, ReleaseView, RoundView,
+        SetNodeStateRequest, ShowNodeRequest, ShowRoundRequest, StartRoundsReply,
+        StartRoundsRequest, StopTaskRequest, TagNodeRequest, TaskView, operator_server::Operator,
     },
 };
 
@@ -22,8 +22,8 @@ use crate::{
     fault::Fault,
     house::House,
     roster::{Named, Ruling, Tagging},
-    round::start::Start,
-    store::releases,
+    round::Start,
+    store::{releases, tasks},
     watch::{nodes::Wanted, views},
 };
 
@@ -219,6 +219,27 @@ impl Operator for Desk {
             task: task.0,
             round: round.0,
         }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListTasksReply>, Status> {
+        self.operator(&request)?;
+        let all = self.ask(|house| Ok(house.store.read(tasks::list)?)).await?;
+        Ok(Response::new(ListTasksReply {
+            tasks: all.into_iter().map(views::task).collect(),
+        }))
+    }
+
+    async fn stop_task(
+        &self,
+        request: Request<StopTaskRequest>,
+    ) -> Result<Response<TaskView>, Status> {
+        self.operator(&request)?;
+        let id = TaskId(request.into_inner().task);
+        let course = self.ask(move |house| house.stop_task(id)).await?;
+        Ok(Response::new(views::task(course)))
     }
 
     async fn list_rounds(

@@ -5,7 +5,6 @@ use rusqlite::Connection;
 use lamplight_proto::{
     ids::NodeId,
     refusal::{Reason, Refusal},
-    tag::TagFilter,
 };
 
 use crate::{
@@ -39,18 +38,13 @@ impl Cohort {
     }
 }
 
-/// Chooses among a task's named nodes, or among all with these tags.
+/// Chooses among a task's named nodes, or among all, those with its tags.
 ///
 /// # Errors
 /// A named node that is not enrolled, and, as a task begins, one that is draining or retired: the
 /// operator may have meant another. In later rounds of the task such a node is passed over.
-pub(super) fn choose(
-    c: &Connection,
-    task: &Task,
-    tags: &TagFilter,
-    begins: bool,
-) -> Result<Cohort, Fault> {
-    let mut cohort = Cohort::default();
+pub(super) fn choose(c: &Connection, task: &Task, begins: bool) -> Result<Cohort, Fault> {
+    let (mut cohort, tags) = (Cohort::default(), &task.tags);
     let Some(named) = &task.cohort else {
         let draining = nodes::in_state(c, NodeState::Draining)?;
         let meant = draining.into_iter().filter(|n| tags.matches(&n.tags));
@@ -70,7 +64,9 @@ pub(super) fn choose(
             );
             return Err(Refusal::new(Reason::Conflict, why).into());
         }
-        cohort.take(node);
+        if tags.matches(&node.tags) {
+            cohort.take(node);
+        }
     }
     Ok(cohort)
 }

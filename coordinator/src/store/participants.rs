@@ -97,7 +97,7 @@ pub struct Participant {
     pub lease: Lease,
     /// How it stands.
     pub state: State,
-    /// Why refused or failed.
+    /// Why refused or failed, or why it has not begun.
     pub reason: String,
     /// Bytes of the base it pulled.
     pub model_bytes: u64,
@@ -346,6 +346,28 @@ pub fn note(
             signed("participants.round", round.0)?,
             node.as_str(),
             state.as_str(),
+            reason
+        ],
+    )?;
+    Ok(())
+}
+
+/// Notes why an asked node has not begun; empty when it has. Never changes one of another state.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn waits(
+    tx: &Transaction<'_>,
+    round: RoundId,
+    node: &NodeId,
+    reason: &str,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE participants SET reason = ?3
+         WHERE round = ?1 AND node = ?2 AND state = 'offered'",
+        params![
+            signed("participants.round", round.0)?,
+            node.as_str(),
             reason
         ],
     )?;

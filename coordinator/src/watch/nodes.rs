@@ -1,6 +1,6 @@
 //! Nodes as operators see them: what they run, what operators say of them, how their rounds went.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use x509_parser::parse_x509_certificate;
 
@@ -102,8 +102,8 @@ impl House {
             // A fleet runs few releases, however many nodes it has.
             let mut runs: HashMap<Digest, Running> = HashMap::new();
             for digest in all.iter().filter_map(|n| n.running) {
-                if !runs.contains_key(&digest) {
-                    runs.insert(digest, releases::newest_with_digest(c, digest)?);
+                if let Entry::Vacant(unknown) = runs.entry(digest) {
+                    unknown.insert(releases::newest_with_digest(c, digest)?);
                 }
             }
             Ok::<_, StoreError>((all, history::newest(c)?, runs))

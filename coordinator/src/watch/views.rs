@@ -17,6 +17,7 @@ use crate::{
         participants::{self, Participant, State},
         releases::{self, Release},
         rounds::{self, Round},
+        tasks::Course,
     },
 };
 
@@ -93,6 +94,26 @@ fn round(
         minimum_deltas: r.minimum,
         cohort_nodes: cohort,
         accepted_deltas: accepted,
+    }
+}
+
+/// A task.
+pub(crate) fn task(c: Course) -> wire::TaskView {
+    let t = c.task;
+    wire::TaskView {
+        task: c.id.0,
+        name: t.name,
+        model: t.model.to_string(),
+        state: c.state.to_owned(),
+        reason: c.reason,
+        rounds_begun: c.begun,
+        rounds: t.rounds,
+        every_seconds: t.every.map_or(0, |d| d.as_secs()),
+        until_unix_ms: t.until.map_or(0, |u| u.0),
+        next_round_unix_ms: c.next.map_or(0, |n| n.0),
+        created_unix_ms: c.created.0,
+        cohort_tags: (t.tags.terms().iter()).map(ToString::to_string).collect(),
+        cohort_nodes: u32::try_from(t.cohort.map_or(0, |c| c.len())).unwrap_or(u32::MAX),
     }
 }
 
