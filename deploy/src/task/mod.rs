@@ -118,5 +118,5 @@ pub(crate) async fn start(
         codec: task.codec.to_string(),
         name: task.name.map(|n| n.to_string()).unwrap_or_default(),
     };
-    Ok(operator.start(request).await?)
+    operator.start(request).await
 }
