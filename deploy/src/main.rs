@@ -48,7 +48,7 @@ enum Command {
     /// Pretrain, show, push and list models
     #[command(subcommand)]
     Model(command::model::Command),
-    /// Let nodes join, list them
+    /// Let nodes join, list and show them, say what they may do
     #[command(subcommand)]
     Node(command::node::Command),
     /// Start rounds of fine-tuning, watch them
