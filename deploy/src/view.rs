@@ -191,7 +191,7 @@ pub(crate) struct Round {
     pub(crate) task: u64,
     /// Place in its task, from 1.
     pub(crate) index: u32,
-    /// Rounds of its task.
+    /// Rounds of its task; 0: no bound.
     pub(crate) of: u32,
     pub(crate) model: String,
     /// collecting, aggregating, evaluating, publishing, published, abandoned.
@@ -288,6 +288,52 @@ impl From<wire::ParticipantView> for Participant {
             clip_factor: p.clip_factor,
             training_seconds: p.training_seconds,
             model_bytes: p.model_bytes,
+        }
+    }
+}
+
+/// A task.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Task {
+    pub(crate) task: u64,
+    /// For people; may be empty.
+    pub(crate) name: String,
+    pub(crate) model: String,
+    /// running, stopping, done, stopped.
+    pub(crate) state: String,
+    /// Why stopped; while it runs, why the last round of a task that recurs did not begin.
+    pub(crate) reason: String,
+    pub(crate) rounds_begun: u32,
+    /// 0: no bound.
+    pub(crate) rounds: u32,
+    /// 0: one after the other.
+    pub(crate) every_seconds: u64,
+    /// 0: no such bound.
+    pub(crate) until_unix_ms: i64,
+    /// 0: none is planned, or one runs.
+    pub(crate) next_round_unix_ms: i64,
+    pub(crate) created_unix_ms: i64,
+    pub(crate) cohort_tags: Vec<String>,
+    /// Nodes chosen by id; 0: all.
+    pub(crate) cohort_nodes: u32,
+}
+
+impl From<wire::TaskView> for Task {
+    fn from(t: wire::TaskView) -> Self {
+        Self {
+            task: t.task,
+            name: t.name,
+            model: t.model,
+            state: t.state,
+            reason: t.reason,
+            rounds_begun: t.rounds_begun,
+            rounds: t.rounds,
+            every_seconds: t.every_seconds,
+            until_unix_ms: t.until_unix_ms,
+            next_round_unix_ms: t.next_round_unix_ms,
+            created_unix_ms: t.created_unix_ms,
+            cohort_tags: t.cohort_tags,
+            cohort_nodes: t.cohort_nodes,
         }
     }
 }

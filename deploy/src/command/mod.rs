@@ -7,3 +7,4 @@ pub(crate) mod release;
 pub(crate) mod round;
 pub(crate) mod schema;
 pub(crate) mod shell;
+pub(crate) mod task;

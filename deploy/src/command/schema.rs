@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 
-use super::{context, model, node, round, shell};
+use super::{context, model, node, round, shell, task};
 use crate::{
     demo,
     output::{self, fault},
@@ -32,7 +32,7 @@ fn of<T: JsonSchema>() -> Schema {
 type Make = fn() -> Schema;
 
 /// Every command with `--json`, and what it prints.
-pub(crate) const TABLE: [(&str, Make); 30] = [
+pub(crate) const TABLE: [(&str, Make); 35] = [
     ("agent enrol", of::<lamplight_agent::cli::Introduction>),
     ("agent run", of::<lamplight_agent::cli::Introduction>),
     ("agent status", of::<lamplight_agent::store::view::Status>),
@@ -69,6 +69,11 @@ pub(crate) const TABLE: [(&str, Make); 30] = [
     ("round list", of::<Vec<view::Round>>),
     ("round show", of::<view::Round>),
     ("round start", of::<round::Started>),
+    ("task check", of::<task::Checked>),
+    ("task example", of::<String>),
+    ("task list", of::<Vec<view::Task>>),
+    ("task schema", of::<serde_json::Value>),
+    ("task stop", of::<view::Task>),
 ];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
