@@ -406,6 +406,12 @@ fn text(s: &Status) -> String {
             v.model, v.version, v.digest
         ));
     }
+    for a in &s.aside {
+        lines.push(format!(
+            "kept aside  {} samples of `{}`, not a class of {} version {}",
+            a.samples, a.class, a.model, a.version
+        ));
+    }
     for t in &s.tasks {
         let accuracy = match (t.before_accuracy, t.after_accuracy) {
             (Some(b), Some(a)) => format!("  accuracy {b:.3} -> {a:.3}"),

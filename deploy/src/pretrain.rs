@@ -121,6 +121,7 @@ pub(crate) fn pretrain(
         channels: source.channels.clone(),
         sampling_rate_hz: Some(source.sampling_rate_hz),
         classes: source.classes.clone(),
+        ..ModelInfo::default()
     };
     let model = Model::init(graph, info, recipe.seed)?;
     let config = TrainConfig {

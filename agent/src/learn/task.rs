@@ -14,7 +14,7 @@ use lamplight_models::{
     model::Model,
     ops::NormMode as Norms,
     quant::gguf::{self, GgufError},
-    samples::Samples,
+    samples::{Aside, Samples, SamplesError},
     train::{
         Augment, Evaluation, OptimizerConfig, Schedule as Course, TrainConfig, TrainError, Trainer,
         evaluate,
@@ -67,6 +67,8 @@ pub struct Learned {
     pub tensors: Vec<TensorEntry>,
     /// Samples trained on.
     pub sample_count: u64,
+    /// Samples, to train on and held out, of classes that the base does not have.
+    pub aside: Aside,
     /// On the held-out samples, before and after; absent when there are none.
     pub before: Option<Metrics>,
     /// See `before`.
@@ -101,9 +103,25 @@ pub enum LearnError {
     /// Model and data do not fit.
     #[error("the node's data does not fit the model: {0}")]
     Misfit(#[from] Misfit),
+    /// The node's samples are not what they should be.
+    #[error("the node's samples: {0}")]
+    Samples(#[from] SamplesError),
     /// Nothing to learn from.
     #[error("the source has no samples to train on")]
     NoSamples,
+    /// Nothing to learn from as long as the model has these classes. The coordinator reads this
+    /// sentence, so it counts classes and does not name them.
+    #[error(
+        "all {samples} samples to train on are of {} that the model does not have; they are kept \
+         aside until a release has one (`lamplight-agent status` names them)",
+        classes(aside)
+    )]
+    AllAside {
+        /// Samples to train on.
+        samples: u64,
+        /// All samples kept aside, the held-out ones among them.
+        aside: Aside,
+    },
     /// Training failed, e.g. by a loss that is not finite.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -134,6 +152,13 @@ pub enum LearnError {
         /// Tensors of the delta.
         got: usize,
     },
+}
+
+fn classes(aside: &Aside) -> String {
+    match aside.len() {
+        1 => "1 class".to_owned(),
+        n => format!("{n} classes"),
+    }
 }
 
 /// The trainer's settings for an offer.
@@ -203,13 +228,13 @@ pub fn learn(
     let base = gguf::read(&bytes)?;
     drop(bytes);
 
-    // 2. The node's samples, under the model's class numbers.
+    // 2. The node's samples, under the model's class numbers; those it cannot tell apart stay aside.
     fit::check(&base, &source.describe())?;
-    let train = fit::relabel(source.train()?, &base.info.classes)?;
-    let held_out = fit::relabel(source.held_out()?, &base.info.classes)?;
-    if train.is_empty() {
-        return Err(LearnError::NoSamples);
-    }
+    let Sorted {
+        train,
+        held_out,
+        aside,
+    } = sort(offer, source, &base.info.classes)?;
 
     // 3. Begin, or go on where the last checkpoint stands.
     let lane = open(settings.device, settings.threads)?;
@@ -259,9 +284,54 @@ pub fn learn(
         delta,
         tensors,
         sample_count: train.len() as u64,
+        aside,
         before: header.before,
         after,
         training_seconds: header.training_seconds,
+    })
+}
+
+/// A node's samples as a model can use them.
+struct Sorted {
+    /// Under the model's class numbers, never empty.
+    train: Samples,
+    /// Under the model's class numbers.
+    held_out: Samples,
+    /// The rest.
+    aside: Aside,
+}
+
+/// Reads the samples and puts those aside whose class the base does not have. The source is not
+/// touched, so they are there again when a later release has their class.
+fn sort(
+    offer: &RoundOffer,
+    source: &dyn SampleSource,
+    classes: &[String],
+) -> Result<Sorted, LearnError> {
+    let (train, mut aside) = source.train()?.set_aside(classes)?;
+    let samples = aside.values().sum();
+    let (held_out, more) = source.held_out()?.set_aside(classes)?;
+    for (class, samples) in more {
+        *aside.entry(class).or_default() += samples;
+    }
+    for (class, samples) in &aside {
+        tracing::warn!(
+            round = %offer.round,
+            "kept aside: {samples} samples of `{class}`, not a class of {} version {}",
+            offer.model,
+            offer.base_version
+        );
+    }
+    if !train.is_empty() {
+        return Ok(Sorted {
+            train,
+            held_out,
+            aside,
+        });
+    }
+    Err(match samples {
+        0 => LearnError::NoSamples,
+        samples => LearnError::AllAside { samples, aside },
     })
 }
 

@@ -92,6 +92,7 @@ pub(super) fn base() -> Vec<u8> {
         sampling_rate_hz: Some(10.0),
         // Another order than the source's.
         classes: vec!["high".into(), "low".into()],
+        ..ModelInfo::default()
     };
     let model = Model::init(tcn(&config).expect("a graph"), info, 7).expect("a model");
     gguf::write(&model).expect("written")

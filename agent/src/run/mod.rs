@@ -374,6 +374,7 @@ fn announce(effect: &Effect) {
             tracing::info!(
                 round = %m.round,
                 samples = m.sample_count,
+                aside = m.samples_aside,
                 seconds = m.training_seconds,
                 before = ?accuracy(m.before),
                 after = ?accuracy(m.after),

@@ -90,7 +90,10 @@ async fn the_delta_is_what_training_added_to_the_exact_base() {
 
     // The same training done here gives the same bytes.
     let source = Steps;
-    let train = crate::learn::relabel(source.train().expect("data"), &base.info.classes);
+    let train = source
+        .train()
+        .expect("data")
+        .in_classes_of(&base.info.classes);
     let lane = lamplight_models::lane::open(LaneKind::Cpu, 1).expect("cpu");
     let config = crate::learn::task::train_config(&terms(), &[]);
     let mut trainer =

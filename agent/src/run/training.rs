@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use lamplight_models::samples::Aside;
 use lamplight_proto::{
     delta::DeltaManifest,
     envelope::Verified,
@@ -25,6 +26,7 @@ use crate::{
     link::{Link, Report, ReportEvent},
     node::Event,
     stop::Stop,
+    store::aside::KeptAside,
 };
 
 /// Tells the training thread to stop when whoever watches it is gone.
@@ -112,17 +114,30 @@ impl<L: Link> Agent<L> {
             }
             Ok(Ok(learned)) => learned,
             Ok(Err(LearnError::Stopped)) => return Ok(None),
-            Ok(Err(e)) => return Ok(Some(Event::Failed(e.to_string()))),
+            Ok(Err(e)) => {
+                let reason = e.to_string();
+                if let LearnError::AllAside { aside, .. } = e {
+                    self.keep_aside(offer, aside).await?;
+                }
+                return Ok(Some(Event::Failed(reason)));
+            }
             Err(e) => {
                 return Ok(Some(Event::Failed(format!(
                     "the training thread broke: {e}"
                 ))));
             }
         };
+        self.keep_aside(offer, learned.aside.clone()).await?;
         match self.keep(offer, learned).await? {
             Ok(manifest) => Ok(Some(Event::Learned(Box::new(manifest)))),
             Err(reason) => Ok(Some(Event::Failed(reason))),
         }
+    }
+
+    /// Remembers which samples wait for a release with their class.
+    async fn keep_aside(&self, offer: &RoundOffer, aside: Aside) -> Result<(), AgentError> {
+        let kept = KeptAside::of(offer, aside);
+        Ok(self.store.call(move |s| s.keep_aside(&kept)).await?)
     }
 
     /// Writes the delta, takes the lease's counter, signs.

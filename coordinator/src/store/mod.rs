@@ -25,7 +25,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use lamplight_proto::ids::{Deployment, Digest, UnixMillis};
 
 /// Numbered migrations; a released one is never edited.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_aside.sql"),
+];
 
 /// How long a statement waits for another process' lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

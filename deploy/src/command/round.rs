@@ -327,7 +327,7 @@ fn listing(rounds: &[wire::RoundView]) -> String {
 
 fn details(round: &wire::RoundView) -> String {
     let mut table = output::table([
-        "node", "name", "state", "samples", "before", "after", "delta", "norm", "seconds",
+        "node", "name", "state", "samples", "aside", "before", "after", "delta", "norm", "seconds",
     ]);
     for p in &round.participants {
         let state = if p.reason.is_empty() {
@@ -340,6 +340,7 @@ fn details(round: &wire::RoundView) -> String {
             p.name.clone(),
             state,
             p.sample_count.to_string(),
+            p.samples_aside.to_string(),
             accuracy(p.before.as_ref()),
             accuracy(p.after.as_ref()),
             output::bytes(p.delta_bytes),
