@@ -332,7 +332,7 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
     let link = GrpcLink::new(&args.joining.coordinator, &identity)?;
     let spec = args.source;
     let config = Config {
-        source: Arc::new(move || spec.open()),
+        source: Arc::new(move |image| spec.open_for(image)),
         device: args.device,
         threads: usize::from(args.threads),
         checkpoint_every: Duration::from_secs(u64::from(args.checkpoint_seconds)),

@@ -16,9 +16,8 @@
 //!
 //! `weight(j) = max(0, 1 - |j + 1/2 - centre| / max(scale, 1))`, divided by their sum.
 //!
-//! Rows first, then columns; nothing is rounded in between or at the end. An image that has the
-//! scaled size already passes unchanged. Only pixels that are kept are computed, so memory is one
-//! row of output per row of the image, whatever size the image is scaled to.
+//! Rows first, then columns; values are not rounded to bytes in between or at the end. An image that
+//! has the scaled size already passes unchanged. Only pixels that are kept are computed.
 
 use std::fmt;
 
@@ -293,7 +292,6 @@ impl ImageInput {
         width: usize,
     ) -> Result<Vec<f32>, ImageError> {
         let channels = self.channels;
-        let Geometry { scaled, origin } = self.geometry(height, width)?;
         let want = (height as u128 * width as u128).saturating_mul(channels as u128);
         if pixels.len() as u128 != want {
             return Err(ImageError::Bytes {
@@ -304,38 +302,66 @@ impl ImageInput {
                 got: pixels.len(),
             });
         }
+        self.apply_with(height, width, |row, column| {
+            let at = (row * width + column) * channels;
+            match pixels[at..at + channels] {
+                [red, green, blue] => [red, green, blue],
+                _ => [pixels[at]; 3],
+            }
+        })
+    }
+
+    /// As [`Self::apply`], for pixels that lie in any other way: `pixel(row, column)` answers red,
+    /// green and blue, from the top left. An input of one channel takes the first of them.
+    ///
+    /// Takes memory for its result and one row of it, whatever the size of the image.
+    ///
+    /// # Errors
+    /// What [`Self::geometry`] finds.
+    pub fn apply_with(
+        &self,
+        height: usize,
+        width: usize,
+        pixel: impl Fn(usize, usize) -> [u8; 3],
+    ) -> Result<Vec<f32>, ImageError> {
+        let Geometry { scaled, origin } = self.geometry(height, width)?;
         let rows = taps(height, scaled[0], origin[0], self.height);
         let columns = taps(width, scaled[1], origin[1], self.width);
-        // Rows of the image that some kept row is made of.
-        let first = rows.first().map_or(0, |tap| tap.first);
-        let last = rows.last().map_or(0, |tap| tap.first + tap.weights.len());
-        let mut narrow = Vec::with_capacity((last - first) * self.width * channels);
-        for row in
-            pixels[first * width * channels..last * width * channels].chunks_exact(width * channels)
-        {
-            for tap in &columns {
-                for channel in 0..channels {
-                    let values = row[tap.first * channels + channel..]
-                        .iter()
-                        .step_by(channels);
-                    narrow.push(weighted(&tap.weights, values.map(|&v| f32::from(v))));
+        let plane = self.height * self.width;
+        let mut out = vec![0.0; self.channels * plane];
+        let mut narrow = vec![[0.0; 3]; self.width];
+        let (Some(top), Some(bottom)) = (rows.first(), rows.last()) else {
+            return Ok(out);
+        };
+        // Taps begin and end later the further down they are.
+        let mut open = 0;
+        for row in top.first..bottom.end {
+            for (sum, tap) in narrow.iter_mut().zip(&columns) {
+                *sum = [0.0; 3];
+                for column in tap.first..tap.end {
+                    let weight = tap.weight(column);
+                    for (sum, value) in sum.iter_mut().zip(pixel(row, column)) {
+                        *sum += weight * f64::from(value);
+                    }
+                }
+            }
+            while rows[open].end <= row {
+                open += 1;
+            }
+            let reached = rows[open..].iter().take_while(|tap| tap.first <= row);
+            for (line, tap) in (open..).zip(reached) {
+                let weight = tap.weight(row);
+                for channel in 0..self.channels {
+                    let at = channel * plane + line * self.width;
+                    let line = &mut out[at..at + self.width];
+                    for (out, sum) in line.iter_mut().zip(&narrow) {
+                        *out += (weight * sum[channel]) as f32;
+                    }
                 }
             }
         }
-        let stride = self.width * channels;
         let factor = self.rule.range.factor();
-        let mut out = Vec::with_capacity(channels * self.height * self.width);
-        for channel in 0..channels {
-            for tap in &rows {
-                let from = (tap.first - first) * stride;
-                for column in 0..self.width {
-                    let values = narrow[from + column * channels + channel..]
-                        .iter()
-                        .step_by(stride);
-                    out.push(factor * weighted(&tap.weights, values.copied()));
-                }
-            }
-        }
+        out.iter_mut().for_each(|v| *v *= factor);
         Ok(out)
     }
 }
@@ -355,16 +381,29 @@ impl fmt::Display for ImageInput {
     }
 }
 
-/// What one output pixel is made of, along one axis.
+/// What one output pixel is made of, along one axis. Weights are computed when they are used: for a
+/// sliver of an image they would take many times its own memory.
 struct Tap {
     /// First pixel of the image.
     first: usize,
-    /// Weights from there on; their sum is 1.
-    weights: Vec<f32>,
+    /// Behind the last.
+    end: usize,
+    /// In pixels of the image.
+    centre: f64,
+    /// Half width of the triangle, in pixels of the image.
+    support: f64,
+    /// What makes the sum of weights 1.
+    factor: f64,
 }
 
-fn weighted(weights: &[f32], values: impl Iterator<Item = f32>) -> f32 {
-    weights.iter().zip(values).map(|(w, v)| w * v).sum()
+impl Tap {
+    fn triangle(&self, pixel: usize) -> f64 {
+        (1.0 - (pixel as f64 + 0.5 - self.centre).abs() / self.support).max(0.0)
+    }
+
+    fn weight(&self, pixel: usize) -> f64 {
+        self.factor * self.triangle(pixel)
+    }
 }
 
 /// The taps of `count` output pixels from `start` on, of an axis of `from` pixels scaled to `to`.
@@ -377,14 +416,15 @@ fn taps(from: usize, to: usize, start: usize, count: usize) -> Vec<Tap> {
             // Conversion saturates: what lies before the first pixel begins there.
             let first = ((centre - support + 0.5).floor() as usize).min(from - 1);
             let end = ((centre + support + 0.5).floor() as usize).clamp(first + 1, from);
-            let weights: Vec<f64> = (first..end)
-                .map(|j| (1.0 - (j as f64 + 0.5 - centre).abs() / support).max(0.0))
-                .collect();
-            let sum: f64 = weights.iter().sum();
-            Tap {
+            let mut tap = Tap {
                 first,
-                weights: weights.into_iter().map(|w| (w / sum) as f32).collect(),
-            }
+                end,
+                centre,
+                support,
+                factor: 1.0,
+            };
+            tap.factor = 1.0 / (first..end).map(|j| tap.triangle(j)).sum::<f64>();
+            tap
         })
         .collect()
 }
@@ -489,6 +529,26 @@ mod tests {
     }
 
     #[test]
+    fn a_sliver_of_an_image_is_scaled_without_its_long_side() {
+        // Scaled whole, this column would have 32 x 32,000,000 pixels.
+        let to = input(Resize::ShortestSide(32), ValueRange::Byte, [3, 32, 32]);
+        let got = to.apply_with(1_000_000, 1, |row, _| [(row / 500_000) as u8 * 200; 3]);
+        let got = got.unwrap();
+        // The middle is the border between both halves, drawn out to 32 pixels.
+        assert_eq!(got.len(), 3 * 32 * 32);
+        assert!(got[0] < 5.0 && got[31 * 32] > 195.0, "{got:?}");
+        assert!(got.windows(33).all(|w| w[0] <= w[32] || w[0] > 195.0));
+        let to = input(Resize::Stretch, ValueRange::Byte, [1, 2, 2]);
+        let got = to.apply_with(1, 100_000, |_, column| [(column / 50_000) as u8 * 200; 3]);
+        let got = got.unwrap();
+        assert!(
+            (got[0] + got[1] - 200.0).abs() < 0.1 && got[0] < 30.0,
+            "{got:?}"
+        );
+        assert_eq!(got[..2], got[2..]);
+    }
+
+    #[test]
     fn rules_that_some_image_could_not_follow_are_refused() {
         let new = |resize, shape: &[usize]| {
             let range = ValueRange::Unit;
@@ -516,7 +576,7 @@ mod tests {
         let to = input(Resize::Stretch, ValueRange::Unit, [3, 4, 4]);
         let e = to.apply(&[0; 35], 3, 4).unwrap_err().to_string();
         assert!(e.contains("has 36 bytes, got 35"), "{e}");
-        assert!(to.apply(&[], 0, 4).is_err());
+        assert!(matches!(to.apply(&[], 0, 4), Err(ImageError::Empty { .. })));
         assert!(to.apply(&[], usize::MAX, usize::MAX).is_err());
     }
 

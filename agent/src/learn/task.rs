@@ -10,6 +10,7 @@ use std::{
 
 use lamplight_models::{
     delta::{Delta, DeltaError},
+    image::ImageInput,
     lane::{Lane, LaneError, LaneKind, open},
     model::Model,
     ops::NormMode as Norms,
@@ -209,6 +210,8 @@ pub fn train_config(t: &Training, channels: &[String]) -> TrainConfig {
 /// Does the task: `after_step` sees every step; `Break` saves and ends it as
 /// [`LearnError::Stopped`].
 ///
+/// `open_source` opens the node's data for a model that takes images like this.
+///
 /// A usable checkpoint of the same task is gone on from; an unusable one is logged and the task
 /// starts over.
 ///
@@ -217,7 +220,7 @@ pub fn train_config(t: &Training, channels: &[String]) -> TrainConfig {
 pub fn learn(
     offer: &RoundOffer,
     settings: &Settings,
-    source: &dyn SampleSource,
+    open_source: &dyn Fn(Option<&ImageInput>) -> Result<Box<dyn SampleSource>, SourceError>,
     after_step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Learned, LearnError> {
     // 1. The base, exactly as its file says: what the delta is taken against.
@@ -228,13 +231,16 @@ pub fn learn(
     let base = gguf::read(&bytes)?;
     drop(bytes);
 
-    // 2. The node's samples, under the model's class numbers; those it cannot tell apart stay aside.
+    // 2. The node's samples, as the model wants images and under its class numbers; those whose class
+    //    it does not have stay aside.
+    let image = base.image_input().map_err(|e| GgufError::Model(e.into()))?;
+    let source = open_source(image.as_ref())?;
     fit::check(&base, &source.describe())?;
     let Sorted {
         train,
         held_out,
         aside,
-    } = sort(offer, source, &base.info.classes)?;
+    } = sort(offer, &*source, &base.info.classes)?;
 
     // 3. Begin, or go on where the last checkpoint stands.
     let lane = open(settings.device, settings.threads)?;

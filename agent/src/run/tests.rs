@@ -359,7 +359,7 @@ async fn data_that_does_not_fit_the_model_is_reported() {
         }
     }
     let mut bench = Bench::new();
-    bench.config.source = Arc::new(|| Ok(Box::new(Wider)));
+    bench.config.source = Arc::new(|_| Ok(Box::new(Wider)));
     bench.twin.open(bench.offer(1, 1));
     let mut agent = bench.agent().await;
     bench.until_done(&mut agent).await;

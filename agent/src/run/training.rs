@@ -79,8 +79,7 @@ impl<L: Link> Agent<L> {
         let mut thread = tokio::task::spawn_blocking(move || {
             // Held so that nobody else opens the directory while a checkpoint is written.
             let _lock = lock;
-            let source = open()?;
-            learn::learn(&task, &settings, &*source, &mut |p| {
+            learn::learn(&task, &settings, &*open, &mut |p| {
                 tell.send_replace(Some(p));
                 if flag.load(Ordering::Relaxed) {
                     ControlFlow::Break(())

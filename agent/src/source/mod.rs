@@ -21,6 +21,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use lamplight_models::graph::Shape;
+use lamplight_models::image::ImageInput;
 use lamplight_models::samples::Samples;
 
 pub use spec::{DataSpec, HaptSpec, Keep, PostChoice, PostSpec, SourceSpec, SpecError, Split};
@@ -137,6 +138,18 @@ pub enum SourceError {
 }
 
 impl SourceSpec {
+    /// Opens the source for a model that takes images like this: a source of images makes them by
+    /// the model's rule, whatever size it would give by itself.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for(
+        &self,
+        _image: Option<&ImageInput>,
+    ) -> Result<Box<dyn SampleSource>, SourceError> {
+        self.open()
+    }
+
     /// Opens the source: reads and checks its tables, and for recordings the people's own rows.
     ///
     /// # Errors

@@ -314,7 +314,7 @@ fn details(s: &Shown) -> String {
         lines.push(format!("images   {}", image.words));
     }
     lines.push(format!(
-        "output   {}: {}",
+        "output   {}: one for each of {} classes",
         s.output.name,
         s.output.classes.len()
     ));
