@@ -120,6 +120,7 @@ pub(crate) fn pretrain(
         input_std,
         channels: source.channels.clone(),
         sampling_rate_hz: source.sampling_rate_hz,
+        image: source.image,
         classes: source.classes.clone(),
         ..ModelInfo::default()
     };

@@ -93,7 +93,7 @@ fn a_model_file_tells_what_goes_in_and_comes_out() {
     let shown = lamplight(&["model", "show", text(&file)]);
     for line in [
         "input    photo: 3 x 32 x 32 (CHW, f32)",
-        "images   scaled to a shorter side of 32 (bilinear), the middle 32 x 32 kept, values 0-1",
+        "images   scaled to a shorter side of 32 (bilinear), the middle kept, values 0-1",
         "output   logits: one for each of 2 classes",
         "classes  cat, dog",
     ] {
@@ -174,7 +174,8 @@ impl SampleSource for Street {
     fn describe(&self) -> SourceInfo {
         SourceInfo {
             channels: names(&["a [V]", "b [V]"]),
-            sampling_rate_hz: 10.0,
+            sampling_rate_hz: Some(10.0),
+            image: None,
             window: SHAPE.to_vec(),
             classes: names(&SEEN),
             origin: "a test".into(),

@@ -16,7 +16,7 @@
 //!
 //! `weight(j) = max(0, 1 - |j + 1/2 - centre| / max(scale, 1))`, divided by their sum.
 //!
-//! Rows first, then columns; values are not rounded to bytes in between or at the end. An image that
+//! Rows first, then columns, in double precision; values are not rounded to bytes. An image that
 //! has the scaled size already passes unchanged. Only pixels that are kept are computed.
 
 use std::fmt;
@@ -143,9 +143,9 @@ impl ValueRange {
         }
     }
 
-    fn factor(self) -> f32 {
+    fn divisor(self) -> f32 {
         match self {
-            Self::Unit => 1.0 / 255.0,
+            Self::Unit => 255.0,
             Self::Byte => 1.0,
         }
     }
@@ -170,6 +170,20 @@ impl ImageRule {
             _ => Resize::Stretch,
         };
         Self { resize, range }
+    }
+}
+
+impl fmt::Display for ImageRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.resize {
+            Resize::None => write!(f, "not scaled, the middle kept")?,
+            Resize::ShortestSide(side) => write!(
+                f,
+                "scaled to a shorter side of {side} (bilinear), the middle kept"
+            )?,
+            Resize::Stretch => write!(f, "stretched to the input's size (bilinear)")?,
+        }
+        write!(f, ", values {}", self.range.word())
     }
 }
 
@@ -328,10 +342,10 @@ impl ImageInput {
         let rows = taps(height, scaled[0], origin[0], self.height);
         let columns = taps(width, scaled[1], origin[1], self.width);
         let plane = self.height * self.width;
-        let mut out = vec![0.0; self.channels * plane];
-        let mut narrow = vec![[0.0; 3]; self.width];
+        let mut sums = vec![0.0; self.channels * plane];
+        let mut narrow = vec![[0.0_f64; 3]; self.width];
         let (Some(top), Some(bottom)) = (rows.first(), rows.last()) else {
-            return Ok(out);
+            return Ok(Vec::new());
         };
         // Taps begin and end later the further down they are.
         let mut open = 0;
@@ -353,31 +367,15 @@ impl ImageInput {
                 let weight = tap.weight(row);
                 for channel in 0..self.channels {
                     let at = channel * plane + line * self.width;
-                    let line = &mut out[at..at + self.width];
+                    let line = &mut sums[at..at + self.width];
                     for (out, sum) in line.iter_mut().zip(&narrow) {
-                        *out += (weight * sum[channel]) as f32;
+                        *out += weight * sum[channel];
                     }
                 }
             }
         }
-        let factor = self.rule.range.factor();
-        out.iter_mut().for_each(|v| *v *= factor);
-        Ok(out)
-    }
-}
-
-impl fmt::Display for ImageInput {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let size = format!("{} x {}", self.height, self.width);
-        match self.rule.resize {
-            Resize::None => write!(f, "not scaled, the middle {size} kept")?,
-            Resize::ShortestSide(side) => write!(
-                f,
-                "scaled to a shorter side of {side} (bilinear), the middle {size} kept"
-            )?,
-            Resize::Stretch => write!(f, "stretched to {size} (bilinear)")?,
-        }
-        write!(f, ", values {}", self.rule.range.word())
+        let divisor = self.rule.range.divisor();
+        Ok(sums.into_iter().map(|v| v as f32 / divisor).collect())
     }
 }
 

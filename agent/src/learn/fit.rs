@@ -1,7 +1,7 @@
 //! Whether a model and a node's data fit each other. Classes need not: labels are mapped by name,
 //! and samples of classes that the model does not have are kept aside.
 
-use lamplight_models::model::Model;
+use lamplight_models::{image::ImageRule, model::Model};
 
 use crate::source::SourceInfo;
 
@@ -29,6 +29,14 @@ pub enum Misfit {
         /// Name in the source.
         got: String,
     },
+    /// Images made by another rule.
+    #[error("the model wants images {want}; the source makes them {got}")]
+    Image {
+        /// The model's rule.
+        want: ImageRule,
+        /// The source's.
+        got: ImageRule,
+    },
     /// Another sampling rate.
     #[error("the model was made for {want} Hz, the source has {got} Hz")]
     Rate {
@@ -39,7 +47,7 @@ pub enum Misfit {
     },
 }
 
-/// Checks window, channels and rate.
+/// Checks window, channels, the rule for images, and rate.
 ///
 /// # Errors
 /// [`Misfit`] with both values.
@@ -60,6 +68,12 @@ pub fn check(model: &Model, source: &SourceInfo) -> Result<(), Misfit> {
                 got: got.clone(),
             });
         }
+    }
+    // Where either says nothing of images, only the numbers above are left to compare.
+    if let (Some(want), Some(got)) = (model.info.image, source.image)
+        && want != got
+    {
+        return Err(Misfit::Image { want, got });
     }
     match (model.info.sampling_rate_hz, source.sampling_rate_hz) {
         (Some(want), Some(got)) if (want - got).abs() > want * RATE_TOLERANCE => {

@@ -104,8 +104,9 @@ pub enum LearnError {
     /// Model and data do not fit.
     #[error("the node's data does not fit the model: {0}")]
     Misfit(#[from] Misfit),
-    /// The node's samples are not what they should be.
-    #[error("the node's samples: {0}")]
+    /// The node's samples are not what they should be. The coordinator reads this sentence, and what is
+    /// wrong may be the name of a class: that stays here.
+    #[error("the node's samples are not valid; its own log says why")]
     Samples(#[from] SamplesError),
     /// Nothing to learn from.
     #[error("the source has no samples to train on")]
@@ -314,9 +315,13 @@ fn sort(
     source: &dyn SampleSource,
     classes: &[String],
 ) -> Result<Sorted, LearnError> {
-    let (train, mut aside) = source.train()?.set_aside(classes)?;
+    let of = |samples: Samples| {
+        let told = |e: &SamplesError| tracing::error!(round = %offer.round, "the samples: {e}");
+        samples.set_aside(classes).inspect_err(told)
+    };
+    let (train, mut aside) = of(source.train()?)?;
     let samples = aside.values().sum();
-    let (held_out, more) = source.held_out()?.set_aside(classes)?;
+    let (held_out, more) = of(source.held_out()?)?;
     for (class, samples) in more {
         *aside.entry(class).or_default() += samples;
     }

@@ -61,6 +61,7 @@ impl SampleSource for Steps {
         SourceInfo {
             channels: vec!["a [V]".into(), "b [V]".into()],
             sampling_rate_hz: Some(10.0),
+            image: None,
             window: vec![CHANNELS, LENGTH],
             classes: vec!["low".into(), "high".into()],
             origin: "a test".into(),

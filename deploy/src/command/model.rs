@@ -178,7 +178,7 @@ fn shown_image(input: &ImageInput) -> ShownImage {
         },
         crop: [height, width],
         range: rule.range.word(),
-        words: input.to_string(),
+        words: rule.to_string(),
     }
 }
 

@@ -359,14 +359,18 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Start(args) => {
             let training = args.training.parse()?;
+            let mut operator = args.connection.open()?;
             let evaluation = match &args.evaluation {
                 Some(spec) => {
-                    let held_out = spec.open()?.held_out()?;
+                    let image = match spec.has_images() {
+                        true => operator.image_input(&args.model).await?,
+                        false => None,
+                    };
+                    let held_out = spec.open_for(image.as_ref())?.held_out()?;
                     Some(held_out.to_bytes().context("evaluation samples")?)
                 }
                 None => None,
             };
-            let mut operator = args.connection.open()?;
             let task = TaskRequest {
                 model: args.model,
                 rounds: args.rounds,
