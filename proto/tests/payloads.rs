@@ -69,7 +69,9 @@ fn offer() -> RoundOffer {
         expires: UnixMillis(1_790_000_000_000),
         max_delta_bytes: 1 << 20,
         codec: Codec::F32,
+        budget: Default::default(),
         training: Training {
+            trainable: Default::default(),
             epochs: 1,
             batch: 32,
             optimizer: Optimizer::Sgd {
@@ -83,6 +85,7 @@ fn offer() -> RoundOffer {
             seed: 1,
             rotate_deg: 0.0,
         },
+        needs: vec![],
     }
 }
 
@@ -94,6 +97,7 @@ fn release() -> ReleaseManifest {
         digest: Digest::of(b"gguf"),
         size: 40_000,
         provenance: Some(Provenance {
+            trainable: Default::default(),
             round: RoundId(7),
             base_version: ModelVersion(2),
             base_digest: Digest::of(b"base"),
@@ -250,6 +254,7 @@ prop_compose! {
         rotate_deg in 0.0..=180.0_f32,
     ) -> Training {
         Training {
+            trainable: Default::default(),
             epochs: counts.0,
             batch: counts.1,
             seed: counts.2,
@@ -270,8 +275,10 @@ prop_compose! {
         base_digest in digest(),
         lease in any::<[u8; 16]>(),
         training in any_training(),
+        needs in proptest::collection::vec("[a-z0-9-]{1,32}", 0..5),
     ) -> RoundOffer {
         RoundOffer {
+            budget: Default::default(),
             deployment: names.0,
             node_id: names.1,
             model: names.2,
@@ -285,6 +292,7 @@ prop_compose! {
             lease: Lease(lease),
             codec: Codec::F32,
             training,
+            needs: needs.iter().map(|n| name(n)).collect(),
         }
     }
 }
@@ -315,6 +323,7 @@ prop_compose! {
         contributions in proptest::collection::vec(any_contribution(), 0..6),
     ) -> Provenance {
         Provenance {
+            trainable: Default::default(),
             round: RoundId(numbers.0),
             base_version: ModelVersion(numbers.1),
             weight_cap: numbers.2,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use lamplight_models::{
-    delta::{Delta, DeltaError},
+    delta::{Delta, DeltaError, table_of},
     image::ImageInput,
     lane::{Lane, LaneError, LaneKind, open},
     model::Model,
@@ -17,14 +17,14 @@ use lamplight_models::{
     quant::gguf::{self, GgufError},
     samples::{Aside, Samples, SamplesError},
     train::{
-        Augment, Evaluation, OptimizerConfig, Schedule as Course, TrainConfig, TrainError, Trainer,
-        evaluate,
+        Augment, Evaluation, OptimizerConfig, Schedule as Course, TrainConfig, TrainError,
+        Trainable, Trainer, evaluate,
     },
 };
 use lamplight_proto::{
     delta::{MAX_NAME_BYTES, MAX_TENSORS, Metrics, TensorEntry},
     ids::{Digest, Hasher},
-    offer::{Codec, NormMode, Optimizer, RoundOffer, Schedule, Training},
+    offer::{self, Codec, NormMode, Optimizer, RoundOffer, Schedule, Training},
 };
 
 use super::{
@@ -104,19 +104,17 @@ pub enum LearnError {
     /// Model and data do not fit.
     #[error("the node's data does not fit the model: {0}")]
     Misfit(#[from] Misfit),
-    /// The node's samples are not what they should be. The coordinator reads this sentence, and what is
-    /// wrong may be the name of a class: that stays here.
-    #[error("the node's samples are not valid; its own log says why")]
+    /// The node's samples are not what they should be.
+    #[error("the node's samples: {0}")]
     Samples(#[from] SamplesError),
     /// Nothing to learn from.
     #[error("the source has no samples to train on")]
     NoSamples,
-    /// Nothing to learn from as long as the model has these classes. The coordinator reads this
-    /// sentence, so it counts classes and does not name them.
+    /// Nothing to learn from as long as the model has these classes.
     #[error(
-        "all {samples} samples to train on are of {} that the model does not have; they are kept \
-         aside until a release has one (`lamplight-agent status` names them)",
-        classes(aside)
+        "all {samples} samples to train on are of classes that the model does not have: {}; they are \
+         kept aside until a release has one of them",
+        listed(aside)
     )]
     AllAside {
         /// Samples to train on.
@@ -156,11 +154,9 @@ pub enum LearnError {
     },
 }
 
-fn classes(aside: &Aside) -> String {
-    match aside.len() {
-        1 => "1 class".to_owned(),
-        n => format!("{n} classes"),
-    }
+fn listed(aside: &Aside) -> String {
+    let names: Vec<&str> = aside.keys().map(String::as_str).collect();
+    names.join(", ")
 }
 
 /// The trainer's settings for an offer.
@@ -199,12 +195,23 @@ pub fn train_config(t: &Training, channels: &[String]) -> TrainConfig {
             Schedule::Constant => Course::Constant,
             Schedule::Cosine => Course::Cosine,
         },
+        trainable: moving(t.trainable),
         norm_mode: match t.norm_mode {
             NormMode::Train => Norms::Train,
             NormMode::Frozen => Norms::Frozen,
         },
         augment: Augment::rotating(t.rotate_deg, channels),
         seed: t.seed,
+    }
+}
+
+/// The parameters that move, as the trainer knows them.
+fn moving(set: offer::Trainable) -> Trainable {
+    match set {
+        offer::Trainable::All => Trainable::All,
+        offer::Trainable::Head => Trainable::Head,
+        offer::Trainable::Bias => Trainable::Bias,
+        offer::Trainable::Norm => Trainable::Norm,
     }
 }
 
@@ -267,7 +274,8 @@ pub fn learn(
     let after = measure("after", &tuned, &held_out, &*lane)?;
 
     // 6. What leaves the node.
-    let delta = Delta::between(&base, &tuned)?;
+    let table = table_of(&base, moving(offer.training.trainable));
+    let delta = Delta::over(&table, &base, &tuned)?;
     let tensors: Vec<TensorEntry> = delta
         .tensors
         .iter()
@@ -315,13 +323,9 @@ fn sort(
     source: &dyn SampleSource,
     classes: &[String],
 ) -> Result<Sorted, LearnError> {
-    let of = |samples: Samples| {
-        let told = |e: &SamplesError| tracing::error!(round = %offer.round, "the samples: {e}");
-        samples.set_aside(classes).inspect_err(told)
-    };
-    let (train, mut aside) = of(source.train()?)?;
+    let (train, mut aside) = source.train()?.set_aside(classes)?;
     let samples = aside.values().sum();
-    let (held_out, more) = of(source.held_out()?)?;
+    let (held_out, more) = source.held_out()?.set_aside(classes)?;
     for (class, samples) in more {
         *aside.entry(class).or_default() += samples;
     }

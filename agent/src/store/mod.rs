@@ -32,7 +32,8 @@ use crate::lock::DirLock;
 /// Numbered, only ever appended to.
 const SQL: &[M<'static>] = &[
     M::up(include_str!("sql/0001_node.sql")),
-    M::up(include_str!("sql/0002_aside.sql")),
+    M::up(include_str!("sql/0002_outbox.sql")),
+    M::up(include_str!("sql/0003_aside.sql")),
 ];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(SQL);
 
