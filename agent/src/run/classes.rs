@@ -120,7 +120,12 @@ async fn a_node_with_samples_of_vanished_classes_only_says_so_without_naming_the
     // The node itself knows.
     let names: Vec<&str> = aside.iter().map(|a| a.class.as_str()).collect();
     assert_eq!(names, ["bus", "car", "tram"]);
-    assert!(task.reason.as_ref().expect("why").contains("bus, car, tram"));
+    assert!(
+        task.reason
+            .as_ref()
+            .expect("why")
+            .contains("bus, car, tram")
+    );
     // The coordinator does not.
     assert_eq!(bench.twin.failures(), [Told::Misfit(Part::Classes)]);
     // The next release has one of them.

@@ -290,7 +290,9 @@ impl SourceSpec {
                 Box::new(post::PostSource::new(spec.clone(), self.keep.clone()))
             }
             DataSpec::Hapt(spec) => Box::new(hapt::HaptSource::open(spec, self.keep.clone())?),
-            DataSpec::Pool(spec) => Box::new(pool::PoolSource::open(spec, self.keep.split, image)?),
+            DataSpec::Pool(spec) => {
+                Box::new(pool::PoolSource::open_for(spec, self.keep.split, image)?)
+            }
         })
     }
 

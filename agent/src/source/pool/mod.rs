@@ -91,12 +91,20 @@ pub struct PoolSource {
 }
 
 impl PoolSource {
+    /// Opens the source for no model in particular.
+    ///
+    /// # Errors
+    /// As [`Self::open_for`].
+    pub fn open(spec: &PoolSpec, split: Split) -> Result<Self, SourceError> {
+        Self::open_for(spec, split, None)
+    }
+
     /// Reads the labels and finds this part's samples, for a model that takes images as `wanted`.
     ///
     /// # Errors
     /// [`SourceError`]: a file is missing, malformed or too large, a class unknown, or the samples
     /// cannot be parted as asked.
-    pub fn open(
+    pub fn open_for(
         spec: &PoolSpec,
         split: Split,
         wanted: Option<&ImageInput>,
