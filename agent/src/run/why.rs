@@ -31,6 +31,16 @@ fn told(e: &LearnError) -> Told {
             needed: *got,
             allowed: *max,
         })),
+        LearnError::Beyond {
+            measure,
+            needed,
+            allowed,
+        } => Told::Budget(Some(Exceeded {
+            measure: *measure,
+            needed: *needed,
+            allowed: *allowed,
+        })),
+        LearnError::NoMeter(_) => Told::Limits(None),
         LearnError::Io { source, .. } => Told::Storage(source.into()),
         LearnError::Lane(_) => Told::Training(TrainingFault::Device),
         LearnError::Base(_) | LearnError::Table { .. } => Told::Training(TrainingFault::Model),

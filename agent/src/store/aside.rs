@@ -6,12 +6,13 @@ use lamplight_proto::{
     offer::RoundOffer,
 };
 use rusqlite::params;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Store, StoreError, to_sql, view::whole};
 
 /// Samples that wait for a release with their class, as `status` shows them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AsideView {
     /// The model.
     pub model: String,
