@@ -5,9 +5,7 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use lamplight_agent::learn::checkpoint::{self, Header};
-use lamplight_agent::source::{
-    DataSpec, HaptSpec, Keep, SourceError, SourceSpec, Split, hapt,
-};
+use lamplight_agent::source::{DataSpec, HaptSpec, Keep, SourceError, SourceSpec, Split, hapt};
 use lamplight_models::samples::Samples;
 use lamplight_proto::ids::{Digest, Lease};
 
@@ -101,7 +99,9 @@ pub fn task(input: &[u8]) -> Answer {
     let whole = [input, Digest::of(input).as_bytes()].concat();
     let dir = parts::directory(&[("checkpoint", &whole)]);
     let path = dir.path().join("checkpoint");
-    let read = within(input.len(), TEXT, || checkpoint::read(&path, &task_header()));
+    let read = within(input.len(), TEXT, || {
+        checkpoint::read(&path, &task_header())
+    });
     let answer = Answer::of(&read);
     if let Ok(read) = read {
         let (header, trainer) = read.expect("it is there");

@@ -72,12 +72,16 @@ mod tests {
     #[test]
     #[should_panic(expected = "an input of 1024 bytes took 1048577 bytes")]
     fn a_small_input_that_takes_more_than_a_mebibyte_fails() {
-        within(1024, 1000, || std::hint::black_box(vec![0_u8; (1 << 20) + 1]));
+        within(1024, 1000, || {
+            std::hint::black_box(vec![0_u8; (1 << 20) + 1])
+        });
     }
 
     #[test]
     fn a_longer_input_may_take_its_share() {
-        let two = within(2024, 1, || std::hint::black_box(vec![0_u8; (1 << 20) + 1000]));
+        let two = within(2024, 1, || {
+            std::hint::black_box(vec![0_u8; (1 << 20) + 1000])
+        });
         assert_eq!(two.len(), (1 << 20) + 1000);
     }
 }

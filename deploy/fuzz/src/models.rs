@@ -13,9 +13,7 @@ use lamplight_models::model::{Model, ModelInfo};
 use lamplight_models::ops::{Cost, NormMode};
 use lamplight_models::quant::gguf as format;
 use lamplight_models::samples::Samples;
-use lamplight_models::train::{
-    Augment, OptimizerConfig, Schedule, TrainConfig, Trainer, predict,
-};
+use lamplight_models::train::{Augment, OptimizerConfig, Schedule, TrainConfig, Trainer, predict};
 use safetensors::SafeTensors;
 
 use crate::Answer;
@@ -87,9 +85,7 @@ fn is_small(graph: &Checked, cost: &Cost) -> bool {
     let activations = graph.shapes.iter().map(|s| product(s));
     let params = graph.params().map(|(_, spec)| product(&spec.shape));
     let input = product(&graph.input);
-    let values = activations
-        .chain(params)
-        .fold(input, u64::saturating_add);
+    let values = activations.chain(params).fold(input, u64::saturating_add);
     let one_class_each = matches!(graph.shapes[graph.output][..], [1..=MAX_CLASSES]);
     one_class_each && values <= MAX_RUN_VALUES && cost.step_flop() <= MAX_FLOP
 }
@@ -121,7 +117,9 @@ fn execute(graph: Graph, checked: &Checked) {
         if let Ok(mut run) = run {
             let done = run.epoch(&samples, &mut |_| ControlFlow::Continue(()));
             if done.is_ok() {
-                run.into_model().check().expect("a good step leaves a valid model");
+                run.into_model()
+                    .check()
+                    .expect("a good step leaves a valid model");
             }
         }
     }

@@ -69,7 +69,10 @@ pub fn envelope(input: &[u8]) -> Answer {
         let back = Signed::from_bytes(&signed.to_bytes()).expect("what is written is read");
         assert!(back == signed);
         let error = signed.verify(&keys).expect_err("nobody signed this");
-        assert!(!matches!(error, VerifyError::Malformed(_)), "{error}: parsed unsigned bytes");
+        assert!(
+            !matches!(error, VerifyError::Malformed(_)),
+            "{error}: parsed unsigned bytes"
+        );
     }
     believed::<DeltaManifest>(input, &keys);
     believed::<ReleaseManifest>(input, &keys);

@@ -78,10 +78,13 @@ fn a_hostile_kibibyte_costs_at_most_a_mebibyte() {
             .collect();
         let exempt = ["identity", "release"].contains(&target.name);
         assert!(exempt || !hostile.is_empty(), "{} has none", target.name);
+        let mut most = 0;
         for (name, bytes) in hostile {
             let (_, spent) = run(target, &name, &bytes);
             assert!(spent <= SMALL_COST, "{}/{name}: {spent}", target.name);
+            most = most.max(spent);
         }
+        println!("{:20} at most {most} bytes", target.name);
     }
 }
 
@@ -91,7 +94,11 @@ fn the_corpus_holds_what_the_writers_make() {
     let mut names = BTreeSet::new();
     for seed in seeds() {
         assert!(target(seed.target).is_some(), "no target {}", seed.target);
-        assert!(names.insert((seed.target, seed.name)), "{} twice", seed.name);
+        assert!(
+            names.insert((seed.target, seed.name)),
+            "{} twice",
+            seed.name
+        );
         let path = root("corpus").join(seed.target).join(seed.name);
         let there = fs::read(&path).ok();
         let stale = match &there {

@@ -15,7 +15,10 @@ static TARGET: LazyLock<&Target> = LazyLock::new(|| {
     let name = std::env::var(VARIABLE).unwrap_or_default();
     target(&name).unwrap_or_else(|| {
         let names: Vec<&str> = TARGETS.iter().map(|t| t.name).collect();
-        panic!("{VARIABLE} is {name:?}; set it to one of {}", names.join(", "))
+        panic!(
+            "{VARIABLE} is {name:?}; set it to one of {}",
+            names.join(", ")
+        )
     })
 });
 

@@ -21,29 +21,50 @@ pub(super) fn seeds() -> Vec<Seed> {
 fn specs() -> Vec<Seed> {
     let seed = |name, text: &str| Seed::new("source_spec", name, text);
     vec![
-        seed("good-post", "builtin:post?post=3&seed=7&train=40&held_out=9&hours=12.5"),
+        seed(
+            "good-post",
+            "builtin:post?post=3&seed=7&train=40&held_out=9&hours=12.5",
+        ),
         seed("good-cloud", "builtin:post?post=cloud&posts=6&split=all"),
-        seed("good-hapt", "hapt:/data/har?subjects=1,2,3&classes=WALKING,SITTING"),
+        seed(
+            "good-hapt",
+            "hapt:/data/har?subjects=1,2,3&classes=WALKING,SITTING",
+        ),
         seed("bad-kind", "s3:bucket?key=1"),
         seed("bad-hours", "builtin:post?post=1&hours=1e999"),
-        seed("bad-windows", "builtin:post?post=1&train=18446744073709551615&held_out=1"),
-        seed("bad-subjects", &format!("hapt:x?subjects={}", "1,".repeat(500))),
+        seed(
+            "bad-windows",
+            "builtin:post?post=1&train=18446744073709551615&held_out=1",
+        ),
+        seed(
+            "bad-subjects",
+            &format!("hapt:x?subjects={}", "1,".repeat(500)),
+        ),
     ]
 }
 
 fn recordings() -> Vec<Seed> {
-    let rows: Vec<u8> = (0..700_u16 * 6).flat_map(|i| (i % 97).to_le_bytes()).collect();
+    let rows: Vec<u8> = (0..700_u16 * 6)
+        .flat_map(|i| (i % 97).to_le_bytes())
+        .collect();
     let of = |experiments: &str, labels: &str, signals: &[u8]| {
         let texts = [experiments, labels, DRAWS].map(str::as_bytes);
         parts::join(&[texts[0], texts[1], texts[2], signals])
     };
     let large = EXPERIMENTS.replace("1,1,0,400\n2,2,400,", "1,1,0,8640000\n2,2,8640000,");
     let all_of_it = LABELS.replace("1,1,5,231,400", "1,1,5,231,8640000");
-    let quoted = format!("experiment,subject,first_sample,n_samples\n\"{}", "\"\"".repeat(400));
+    let quoted = format!(
+        "experiment,subject,first_sample,n_samples\n\"{}",
+        "\"\"".repeat(400)
+    );
     vec![
         Seed::new("hapt", "good-rows", of(EXPERIMENTS, LABELS, &rows)),
         Seed::new("hapt", "good-gzip", of(EXPERIMENTS, LABELS, &zipped(&rows))),
-        Seed::new("hapt", "bad-8-million-rows", of(&large, &all_of_it, &rows[..240])),
+        Seed::new(
+            "hapt",
+            "bad-8-million-rows",
+            of(&large, &all_of_it, &rows[..240]),
+        ),
         Seed::new("hapt", "bad-quotes", of(&quoted, LABELS, b"")),
     ]
 }

@@ -58,7 +58,9 @@ fn certificates() -> Vec<Seed> {
     let key = rcgen::KeyPair::generate().expect("the system has randomness");
     let mut params = rcgen::CertificateParams::default();
     let name = rcgen::DnType::CommonName;
-    params.distinguished_name.push(name, "node-0011223344556677");
+    params
+        .distinguished_name
+        .push(name, "node-0011223344556677");
     let request = params.serialize_request(&key).expect("it can be signed");
     let request = request.der().to_vec();
     let mut altered = request.clone();
@@ -75,7 +77,9 @@ fn certificates() -> Vec<Seed> {
     let of_node = authority.node(&read, &node).expect("a certificate");
     let alice = "alice".parse().expect("a plain name");
     let of_operator = authority.operator(&alice).expect("a certificate");
-    let server = authority.server(&["localhost".into()]).expect("a certificate");
+    let server = authority
+        .server(&["localhost".into()])
+        .expect("a certificate");
     debug_assert_eq!(
         Peer::of_certificate(&of_node, &deployment()),
         Ok(Peer::Node(node))

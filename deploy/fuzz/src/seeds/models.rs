@@ -125,7 +125,13 @@ fn text(text: &str) -> Vec<u8> {
 /// A key whose value is an array that claims this many elements of a type.
 fn array(key: &str, code: u32, count: u64) -> Vec<u8> {
     let code = code.to_le_bytes();
-    [&text(key)[..], &9_u32.to_le_bytes(), &code, &count.to_le_bytes()].concat()
+    [
+        &text(key)[..],
+        &9_u32.to_le_bytes(),
+        &code,
+        &count.to_le_bytes(),
+    ]
+    .concat()
 }
 
 /// The keys of a model file around a graph, without any tensor.
@@ -166,15 +172,33 @@ fn hostile_models() -> Vec<Seed> {
     vec![
         bad("bad-2e60-tensors", gguf_file(lots, 0, &[])),
         bad("bad-2e60-keys", gguf_file(0, lots, &[])),
-        bad("bad-key-of-2e60-bytes", gguf_file(0, 1, &[&lots.to_le_bytes()])),
+        bad(
+            "bad-key-of-2e60-bytes",
+            gguf_file(0, 1, &[&lots.to_le_bytes()]),
+        ),
         bad("bad-2e60-numbers", gguf_file(0, 1, &[&array("a", 6, lots)])),
-        bad("bad-2e62-wide-numbers", gguf_file(0, 1, &[&array("a", 10, 4 * lots)])),
+        bad(
+            "bad-2e62-wide-numbers",
+            gguf_file(0, 1, &[&array("a", 10, 4 * lots)]),
+        ),
         bad("bad-2e60-texts", gguf_file(0, 1, &[&array("a", 8, lots)])),
-        bad("bad-tensor-2e32-by-2e32", gguf_file(1, 0, &[&tensor(&[1 << 32, 1 << 32])])),
-        bad("bad-tensor-of-2e40", gguf_file(1, 0, &[&tensor(&[1 << 40])])),
-        bad("bad-rank-4-billion", gguf_file(1, 0, &[&text("w"), &[0xff; 4]])),
+        bad(
+            "bad-tensor-2e32-by-2e32",
+            gguf_file(1, 0, &[&tensor(&[1 << 32, 1 << 32])]),
+        ),
+        bad(
+            "bad-tensor-of-2e40",
+            gguf_file(1, 0, &[&tensor(&[1 << 40])]),
+        ),
+        bad(
+            "bad-rank-4-billion",
+            gguf_file(1, 0, &[&text("w"), &[0xff; 4]]),
+        ),
         bad("bad-deep-graph", around(&"[".repeat(500))),
-        bad("bad-graph-of-2e31-values", around(&linear(4, (1 << 31) / 4))),
+        bad(
+            "bad-graph-of-2e31-values",
+            around(&linear(4, (1 << 31) / 4)),
+        ),
     ]
 }
 
@@ -205,7 +229,10 @@ fn hostile_graphs() -> Vec<Seed> {
         bad("bad-4-billion-features", linear(4, 1 << 32)),
         bad("bad-2e63-features", linear(4, 1 << 63)),
         bad("bad-deep", format!("{}0", r#"{"input":["#.repeat(80))),
-        bad("bad-cycle", graph(&[relu("a", r#""b""#), relu("b", r#""a""#)], "b")),
+        bad(
+            "bad-cycle",
+            graph(&[relu("a", r#""b""#), relu("b", r#""a""#)], "b"),
+        ),
         bad("bad-hundred-inputs", graph(&[relu("a", &readers)], "a")),
         bad(
             "bad-input-2e64",
@@ -230,8 +257,16 @@ fn hostile_containers() -> Vec<Seed> {
         let entries: String = entries.iter().map(|e| format!(",{e}")).collect();
         contained(&format!(r#"{{"__metadata__":{pairs}{entries}}}"#), None)
     };
-    let delta = [("lamplight.codec", "f32"), ("lamplight.format_version", "1")];
-    let huge = entry("w", "F32", "[1152921504606846976]", "[0,4611686018427387904]");
+    let delta = [
+        ("lamplight.codec", "f32"),
+        ("lamplight.format_version", "1"),
+    ];
+    let huge = entry(
+        "w",
+        "F32",
+        "[1152921504606846976]",
+        "[0,4611686018427387904]",
+    );
     let overflow = entry("w", "F32", "[4611686018427387904,4]", "[0,0]");
     // Without data a sample may have any size.
     let none = [
@@ -241,7 +276,11 @@ fn hostile_containers() -> Vec<Seed> {
     let deep = contained(&format!(r#"{{"w":{}"#, "[".repeat(900)), None);
     let long = contained("{}", Some(1 << 62));
     let mut all = vec![
-        Seed::new("samples", "bad-shape-of-2e32", header(&[("classes", "[]")], &none)),
+        Seed::new(
+            "samples",
+            "bad-shape-of-2e32",
+            header(&[("classes", "[]")], &none),
+        ),
         Seed::new(
             "samples",
             "bad-deep-classes",

@@ -2,9 +2,7 @@
 
 use lamplight_proto::delta::{DeltaManifest, Metrics, Receipt, TensorEntry};
 use lamplight_proto::envelope::{Payload, Signed};
-use lamplight_proto::ids::{
-    Deployment, Digest, Lease, ModelVersion, NodeId, RoundId, UnixMillis,
-};
+use lamplight_proto::ids::{Deployment, Digest, Lease, ModelVersion, NodeId, RoundId, UnixMillis};
 use lamplight_proto::keys::SigningKey;
 use lamplight_proto::offer::{Codec, NormMode, Optimizer, RoundOffer, Schedule, Training};
 use lamplight_proto::refusal::Reason;
@@ -43,7 +41,10 @@ pub(super) fn manifest() -> DeltaManifest {
         counter: 3,
         lease: Lease([9; 16]),
         expires: UnixMillis(1_790_000_000_000),
-        tensors: vec![tensor("conv.weight", &[32, 6, 5]), tensor("head.bias", &[6])],
+        tensors: vec![
+            tensor("conv.weight", &[32, 6, 5]),
+            tensor("head.bias", &[6]),
+        ],
         codec: Codec::F32,
         size: 4000,
         digest: Digest::of(b"delta"),
@@ -166,11 +167,27 @@ pub(super) fn seeds() -> Vec<Seed> {
         Seed::new("envelope", "good-512-empty-signatures", empty_elements(3)),
         Seed::new("delta_manifest", "good-manifest", manifest().to_payload()),
         Seed::new("delta_manifest", "bad-512-empty-tensors", empty_elements(9)),
-        Seed::new("delta_manifest", "bad-512-empty-digests", empty_elements(13)),
+        Seed::new(
+            "delta_manifest",
+            "bad-512-empty-digests",
+            empty_elements(13),
+        ),
         Seed::new("delta_manifest", "bad-name-of-2e60-bytes", huge_field(5)),
-        Seed::new("release_manifest", "good-pushed", release(None).to_payload()),
-        Seed::new("release_manifest", "good-aggregated", aggregated.to_payload()),
-        Seed::new("release_manifest", "bad-500-empty-contributions", contributions),
+        Seed::new(
+            "release_manifest",
+            "good-pushed",
+            release(None).to_payload(),
+        ),
+        Seed::new(
+            "release_manifest",
+            "good-aggregated",
+            aggregated.to_payload(),
+        ),
+        Seed::new(
+            "release_manifest",
+            "bad-500-empty-contributions",
+            contributions,
+        ),
         Seed::new("round_offer", "good-offer", offer().to_payload()),
         Seed::new("round_offer", "bad-groups-in-groups", vec![0x0b; 1024]),
         Seed::new("receipt", "good-receipt", receipt.to_payload()),
@@ -185,7 +202,19 @@ pub(super) fn seeds() -> Vec<Seed> {
 
 /// A field of bytes that claims 2^60 of them.
 fn huge_field(field: u8) -> Vec<u8> {
-    [field << 3 | 2, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10].to_vec()
+    [
+        field << 3 | 2,
+        0x80,
+        0x80,
+        0x80,
+        0x80,
+        0x80,
+        0x80,
+        0x80,
+        0x80,
+        0x10,
+    ]
+    .to_vec()
 }
 
 fn names() -> Vec<Seed> {
@@ -236,7 +265,11 @@ fn refusals() -> Vec<Seed> {
         wire::Refusal { reason, message }.encode_to_vec()
     };
     vec![
-        Seed::new("refusal", "good-closed", refusal(Reason::RoundClosed as i32)),
+        Seed::new(
+            "refusal",
+            "good-closed",
+            refusal(Reason::RoundClosed as i32),
+        ),
         Seed::new("refusal", "bad-reason", refusal(i32::MIN)),
         Seed::new("refusal", "bad-message-of-2e60-bytes", huge_field(2)),
     ]
