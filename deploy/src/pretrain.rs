@@ -119,7 +119,7 @@ pub(crate) fn pretrain(
         input_mean,
         input_std,
         channels: source.channels.clone(),
-        sampling_rate_hz: Some(source.sampling_rate_hz),
+        sampling_rate_hz: source.sampling_rate_hz,
         classes: source.classes.clone(),
     };
     let model = Model::init(graph, info, recipe.seed)?;
