@@ -1,4 +1,4 @@
-//! What a node reads: the line that names its data, recordings, the checkpoint of a task.
+//! What a node reads beside its data: the line that names them, the checkpoint of a task.
 
 use std::io::Write as _;
 
@@ -14,12 +14,6 @@ use crate::{Answer, parts};
 
 /// Bytes of memory per byte of text.
 const TEXT: u64 = 32;
-/// Bytes of memory per byte of a table: a line of a few characters becomes a row with its places.
-const TABLE: u64 = 128;
-
-/// What a gzip file begins with.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-
 /// See [`crate::TARGETS`].
 pub fn source_spec(input: &[u8]) -> Answer {
     let Ok(text) = std::str::from_utf8(input) else {
@@ -31,61 +25,6 @@ pub fn source_spec(input: &[u8]) -> Answer {
         assert_eq!(spec.to_string().parse(), Ok(spec), "from {text:?}");
     }
     answer
-}
-
-/// See [`crate::TARGETS`].
-///
-/// The input's files are `experiments.csv`, `labels.csv`, `draws.csv` and the signals. Signals that
-/// are not compressed yet are compressed here, so that inputs may change the rows themselves.
-pub fn hapt(input: &[u8]) -> Answer {
-    let [experiments, labels, draws, signals] = parts::split(input);
-    let zipped = zipped(signals);
-    let dir = parts::directory(&[
-        ("experiments.csv", experiments),
-        ("labels.csv", labels),
-        ("draws.csv", draws),
-        ("signals_i16le.bin.gz", &zipped),
-    ]);
-    let drawn = within(input.len(), TABLE, || hapt::draws(dir.path(), 1));
-    let spec = SourceSpec {
-        data: DataSpec::Hapt(HaptSpec {
-            dir: dir.path().to_string_lossy().into_owned(),
-            subjects: vec![1, 2],
-        }),
-        keep: Keep {
-            classes: None,
-            split: Split::InTime,
-        },
-    };
-    let read = within(input.len(), TABLE, || {
-        let source = spec.open()?;
-        Ok::<_, SourceError>([source.train()?, source.held_out()?])
-    });
-    if let Ok(parts) = &read {
-        parts.iter().for_each(valid);
-    }
-    if drawn.is_err() {
-        return Answer::Refused;
-    }
-    Answer::of(&read)
-}
-
-/// Samples of any source keep the promises of their type.
-pub(crate) fn valid(samples: &Samples) {
-    if !samples.is_empty() {
-        let bytes = samples.to_bytes().expect("a source's samples are valid");
-        assert_eq!(Samples::from_bytes(&bytes).as_ref(), Ok(samples));
-    }
-}
-
-/// Compresses what is not compressed.
-pub(crate) fn zipped(bytes: &[u8]) -> Vec<u8> {
-    if bytes.starts_with(&GZIP) {
-        return bytes.to_vec();
-    }
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).expect("memory takes it");
-    encoder.finish().expect("memory takes it")
 }
 
 /// The task whose checkpoints are read.

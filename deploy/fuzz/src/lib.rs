@@ -10,7 +10,7 @@
 //! program in `bin/fuzz.rs`, guided by coverage; `docs/fuzzing.md` tells how to run it.
 //!
 //! Reading order: [`TARGETS`], [`memory`] (what an input may cost), [`parts`] (targets that read a
-//! directory), the targets ([`models`], [`proto`], [`coordinator`], [`release`], [`agent`]),
+//! directory), the targets ([`models`], [`proto`], [`coordinator`], [`release`], [`agent`], [`sources`]),
 //! [`seeds`] (what the corpus begins with).
 //!
 //! Invariants: a target is a function of its bytes alone, so that an input found once fails again;
@@ -24,6 +24,7 @@ pub mod parts;
 pub mod proto;
 pub mod release;
 pub mod seeds;
+pub mod sources;
 
 use memory::Spent;
 
@@ -173,7 +174,32 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "hapt",
         about: "directories of recordings: three tables and compressed signals",
-        run: agent::hapt,
+        run: sources::hapt,
+    },
+    Target {
+        name: "hapt_published",
+        about: "the same in its publisher's layout: blank-separated text",
+        run: sources::hapt_published,
+    },
+    Target {
+        name: "csv",
+        about: "tables of readings with the options that say how to read them; the same when compressed",
+        run: sources::csv,
+    },
+    Target {
+        name: "idx",
+        about: "pairs of IDX files; the same when compressed",
+        run: sources::idx,
+    },
+    Target {
+        name: "cifar10",
+        about: "CIFAR-10's records and class names; the same when compressed",
+        run: sources::cifar10,
+    },
+    Target {
+        name: "image",
+        about: "JPEG and PNG files, checksums made to match; values from 0 to 1",
+        run: sources::image,
     },
     Target {
         name: "task",

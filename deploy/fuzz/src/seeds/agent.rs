@@ -1,19 +1,13 @@
-//! Data sources, recordings, checkpoints.
+//! Lines that name data, checkpoints.
 
 use lamplight_agent::learn::checkpoint;
 
 use super::Seed;
-use crate::agent::{task_header, zipped};
+use crate::agent::task_header;
 use crate::parts;
-
-const EXPERIMENTS: &str = "experiment,subject,first_sample,n_samples\n1,1,0,400\n2,2,400,300\n";
-const LABELS: &str = "experiment,subject,activity,start_sample,end_sample\n\
-                      1,1,1,1,200\n1,1,7,201,230\n1,1,5,231,400\n2,2,2,1,300\n";
-const DRAWS: &str = "draw,role,subject\n1,cloud,1\n1,node,2\n2,unseen,1\n";
 
 pub(super) fn seeds() -> Vec<Seed> {
     let mut all = specs();
-    all.extend(recordings());
     all.extend(tasks());
     all
 }
@@ -30,6 +24,15 @@ fn specs() -> Vec<Seed> {
             "good-hapt",
             "hapt:/data/har?subjects=1,2,3&classes=WALKING,SITTING",
         ),
+        seed(
+            "good-csv",
+            "csv:/d/a.csv?window=64&stride=32&label=act&group=user&groups=5,6&rate_hz=50&part=0&parts=4",
+        ),
+        seed(
+            "good-images",
+            "images:/d/streets?set=test&size=64&part=1&parts=20&cloud=0.1&dirichlet=0.3&seed=7&limit=500",
+        ),
+        seed("bad-parts", "cifar10:/d?part=0&parts=4294967296"),
         seed("bad-kind", "s3:bucket?key=1"),
         seed("bad-hours", "builtin:post?post=1&hours=1e999"),
         seed(
@@ -40,32 +43,6 @@ fn specs() -> Vec<Seed> {
             "bad-subjects",
             &format!("hapt:x?subjects={}", "1,".repeat(500)),
         ),
-    ]
-}
-
-fn recordings() -> Vec<Seed> {
-    let rows: Vec<u8> = (0..700_u16 * 6)
-        .flat_map(|i| (i % 97).to_le_bytes())
-        .collect();
-    let of = |experiments: &str, labels: &str, signals: &[u8]| {
-        let texts = [experiments, labels, DRAWS].map(str::as_bytes);
-        parts::join(&[texts[0], texts[1], texts[2], signals])
-    };
-    let large = EXPERIMENTS.replace("1,1,0,400\n2,2,400,", "1,1,0,8640000\n2,2,8640000,");
-    let all_of_it = LABELS.replace("1,1,5,231,400", "1,1,5,231,8640000");
-    let quoted = format!(
-        "experiment,subject,first_sample,n_samples\n\"{}",
-        "\"\"".repeat(400)
-    );
-    vec![
-        Seed::new("hapt", "good-rows", of(EXPERIMENTS, LABELS, &rows)),
-        Seed::new("hapt", "good-gzip", of(EXPERIMENTS, LABELS, &zipped(&rows))),
-        Seed::new(
-            "hapt",
-            "bad-8-million-rows",
-            of(&large, &all_of_it, &rows[..240]),
-        ),
-        Seed::new("hapt", "bad-quotes", of(&quoted, LABELS, b"")),
     ]
 }
 

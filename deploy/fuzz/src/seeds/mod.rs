@@ -9,6 +9,7 @@ mod coordinator;
 pub(crate) mod models;
 mod proto;
 mod release;
+mod sources;
 
 /// An input that the corpus holds.
 pub struct Seed {
@@ -53,6 +54,7 @@ pub fn seeds() -> Vec<Seed> {
         coordinator::seeds(),
         release::seeds(),
         agent::seeds(),
+        sources::seeds(),
     ]
     .into_iter()
     .flatten()
