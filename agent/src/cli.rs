@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
-    ids::Label,
+    ids::{Label, NodeId},
+    keys::SigningKey,
     tls::{Address, Identity},
     token::JoinToken,
 };
@@ -80,7 +81,7 @@ struct Joining {
     /// A file that holds the join token; `run` enrols with it first where that is needed
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// A name for people: letters, digits, `-`, `_`, `.` [default: the node's directory's name]
+    /// A name for people: letters, digits, `-`, `_`, `.` [default: the node's id]
     #[arg(long, value_name = "NAME")]
     name: Option<Label>,
     /// Print who this node is as one line of JSON: once it has joined, and when it begins to run
@@ -236,17 +237,13 @@ fn read_token(path: &Path) -> anyhow::Result<JoinToken> {
         .with_context(|| format!("the token file {}", path.display()))
 }
 
-/// The name given, else one made from the directory's.
-fn label(joining: &Joining) -> anyhow::Result<Label> {
+/// The name given, else the node's id: names of directories and hosts stay here.
+fn label(home: &Home, joining: &Joining) -> anyhow::Result<Label> {
     if let Some(name) = &joining.name {
         return Ok(name.clone());
     }
-    let from_dir = joining.dir.file_name().and_then(|n| n.to_str());
-    let parsed = from_dir.and_then(|n| n.parse().ok());
-    match parsed {
-        Some(label) => Ok(label),
-        None => Ok("node".parse()?),
-    }
+    let key = SigningKey::load_or_create(&home.dir.signing_key())?;
+    Ok(NodeId::of_key(&key.public()).as_str().parse()?)
 }
 
 async fn join(
@@ -255,7 +252,7 @@ async fn join(
     token: &JoinToken,
     tries: Option<u32>,
 ) -> anyhow::Result<Enrolled> {
-    let name = label(joining)?;
+    let name = label(home, joining)?;
     let address = &joining.coordinator;
     let ask = |request: lamplight_proto::wire::EnrolRequest| {
         enrol::insist(tries, move || {

@@ -12,8 +12,8 @@
 //!
 //! Map, in reading order: [`Config`] and [`run`] (the life of a server), [`house`] (the rooms
 //! together), [`round`] (phases; start with its drawing), [`intake`] (how a delta comes in),
-//! [`aggregate`] and [`release`] (what becomes of it), [`enrol`], [`push`], [`authority`] (who is
-//! who), [`store`], [`blob`], [`watch`], `api` (the gRPC edges), [`fault`] (refused or broken),
+//! [`aggregate`] and [`release`] (what becomes of it), [`enrol`], [`roster`] (what operators say of
+//! nodes), [`push`], [`authority`] (who is who), [`store`], [`blob`], [`watch`], `api` (the gRPC edges), [`fault`] (refused or broken),
 //! [`init`](mod@init) and [`cli`].
 //!
 //! Invariants: nothing is announced before it is on disk; killed at any instant, a restart goes on
@@ -36,6 +36,7 @@ pub mod init;
 pub mod intake;
 pub mod push;
 pub mod release;
+pub mod roster;
 pub mod round;
 pub mod store;
 pub mod watch;

@@ -9,21 +9,21 @@ use std::{
 };
 
 use lamplight_models::{
-    delta::{Delta, DeltaError},
+    delta::{Delta, DeltaError, table_of},
     lane::{Lane, LaneError, LaneKind, open},
     model::Model,
     ops::NormMode as Norms,
     quant::gguf::{self, GgufError},
     samples::Samples,
     train::{
-        Augment, Evaluation, OptimizerConfig, Schedule as Course, TrainConfig, TrainError, Trainer,
-        evaluate,
+        Augment, Evaluation, OptimizerConfig, Schedule as Course, TrainConfig, TrainError,
+        Trainable, Trainer, evaluate,
     },
 };
 use lamplight_proto::{
     delta::{MAX_NAME_BYTES, MAX_TENSORS, Metrics, TensorEntry},
     ids::{Digest, Hasher},
-    offer::{Codec, NormMode, Optimizer, RoundOffer, Schedule, Training},
+    offer::{self, Codec, NormMode, Optimizer, RoundOffer, Schedule, Training},
 };
 
 use super::{
@@ -172,12 +172,23 @@ pub fn train_config(t: &Training, channels: &[String]) -> TrainConfig {
             Schedule::Constant => Course::Constant,
             Schedule::Cosine => Course::Cosine,
         },
+        trainable: moving(t.trainable),
         norm_mode: match t.norm_mode {
             NormMode::Train => Norms::Train,
             NormMode::Frozen => Norms::Frozen,
         },
         augment: Augment::rotating(t.rotate_deg, channels),
         seed: t.seed,
+    }
+}
+
+/// The parameters that move, as the trainer knows them.
+fn moving(set: offer::Trainable) -> Trainable {
+    match set {
+        offer::Trainable::All => Trainable::All,
+        offer::Trainable::Head => Trainable::Head,
+        offer::Trainable::Bias => Trainable::Bias,
+        offer::Trainable::Norm => Trainable::Norm,
     }
 }
 
@@ -235,7 +246,8 @@ pub fn learn(
     let after = measure("after", &tuned, &held_out, &*lane)?;
 
     // 6. What leaves the node.
-    let delta = Delta::between(&base, &tuned)?;
+    let table = table_of(&base, moving(offer.training.trainable));
+    let delta = Delta::over(&table, &base, &tuned)?;
     let tensors: Vec<TensorEntry> = delta
         .tensors
         .iter()

@@ -1,5 +1,7 @@
 //! Idle: polls, and judges what is offered.
 
+use lamplight_proto::cause::Told;
+
 use super::{
     Effect, Event, Phase, Preparing, Step,
     offer::{Verdict, judge},
@@ -25,12 +27,12 @@ impl Idle {
             Verdict::Ignore(declined) => {
                 (Phase::Idle(self), vec![Effect::Warn(declined.to_string())])
             }
-            Verdict::Decline(declined) => {
+            Verdict::Decline(declined, fault) => {
                 let reason = declined.to_string();
                 let report = Effect::Report {
                     round: offer.round,
                     lease: offer.lease,
-                    reason: reason.clone(),
+                    told: Told::Offer(fault),
                 };
                 (
                     Phase::Idle(self),

@@ -1,8 +1,11 @@
 //! Whether an offer that the release key signed holds against what the node knows.
 
 use lamplight_proto::{
+    cause::OfferFault,
     ids::{Deployment, Digest, ModelVersion, NodeId, UnixMillis},
+    needs,
     offer::RoundOffer,
+    version::VERSION,
 };
 
 /// What a node knows when it judges an offer.
@@ -47,6 +50,9 @@ pub enum Declined {
         /// The coordinator's time.
         now: i64,
     },
+    /// It cannot be done as asked by an agent of this version.
+    #[error("this offer needs {0}, which agent {VERSION} does not know; update the agent")]
+    Unknown(String),
     /// An older release than one already believed: somebody replays a signed offer.
     #[error("the offer's base is version {got}, this node has already seen version {highest}")]
     Rollback {
@@ -76,8 +82,8 @@ pub(super) enum Verdict {
     DoneBefore,
     /// Not ours to answer.
     Ignore(Declined),
-    /// Ours, and against what we know: the coordinator should hear of it.
-    Decline(Declined),
+    /// Ours, and against what we know: the coordinator should hear of it, in these words.
+    Decline(Declined, OfferFault),
 }
 
 /// Judges an offer. The release key's signature has been checked: that is what a
@@ -107,20 +113,31 @@ pub(super) fn judge(offer: &RoundOffer, known: &Known) -> Verdict {
             now: known.now.0,
         });
     }
-    // 4. Versions only rise, and each has one content.
+    // 4. It must ask for nothing this agent has never heard of: it would do another task.
+    if let Some(unknown) = needs::unknown(&offer.needs) {
+        return Verdict::Decline(Declined::Unknown(unknown), OfferFault::UnknownNeed);
+    }
+    // 5. Versions only rise, and each has one content.
     match known.highest {
         Some((highest, _)) if offer.base_version < highest => {
-            Verdict::Decline(Declined::Rollback {
+            let declined = Declined::Rollback {
                 got: offer.base_version,
                 highest,
-            })
+            };
+            let fault = OfferFault::Rollback {
+                offered: offer.base_version.0,
+                highest: highest.0,
+            };
+            Verdict::Decline(declined, fault)
         }
         Some((highest, digest)) if offer.base_version == highest && offer.base_digest != digest => {
-            Verdict::Decline(Declined::TwoContents {
+            let declined = Declined::TwoContents {
                 version: highest,
                 got: offer.base_digest,
                 want: digest,
-            })
+            };
+            let fault = OfferFault::TwoContents { version: highest.0 };
+            Verdict::Decline(declined, fault)
         }
         _ => Verdict::Take,
     }

@@ -99,6 +99,7 @@ pub(super) fn base() -> Vec<u8> {
 
 pub(super) fn terms() -> Terms {
     Terms {
+        trainable: Default::default(),
         epochs: 2,
         batch: 8,
         optimizer: Optimizer::Sgd {
@@ -173,6 +174,7 @@ impl Bench {
 
     pub(super) fn offer(&self, round: u64, version: u64) -> RoundOffer {
         RoundOffer {
+            budget: Default::default(),
             deployment: self.twin.deployment(),
             node_id: self.node.clone(),
             round: RoundId(round),
@@ -186,6 +188,7 @@ impl Bench {
             max_delta_bytes: 1 << 20,
             codec: Codec::F32,
             training: terms(),
+            needs: vec![],
         }
     }
 

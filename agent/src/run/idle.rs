@@ -1,6 +1,6 @@
 //! Idle: deliver what is left to say, poll, judge.
 
-use super::{Agent, AgentError, no_protocol};
+use super::{Agent, AgentError, not_for_good};
 use crate::{
     link::{Link, LinkError, Report, ReportEvent, backoff::jittered},
     node::{Event, Known},
@@ -14,7 +14,7 @@ impl<L: Link> Agent<L> {
             Ok(polled) => polled,
             Err(e) => {
                 if let LinkError::Refused(r) = &e {
-                    no_protocol(r)?;
+                    not_for_good(r)?;
                 }
                 self.wait_out(&e).await;
                 return Ok(None);
@@ -58,12 +58,12 @@ impl<L: Link> Agent<L> {
             let report = Report {
                 round: letter.round,
                 lease: letter.lease,
-                event: ReportEvent::Failure(letter.reason),
+                event: ReportEvent::Failure(letter.told),
             };
             match self.link.report(report).await {
                 Ok(_) => {}
                 Err(LinkError::Refused(r)) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     tracing::debug!(round = %letter.round, "the failure report was refused: {r}");
                 }
                 // The poll that follows waits the fault out.

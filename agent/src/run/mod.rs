@@ -13,6 +13,7 @@ mod idle;
 mod preparing;
 mod training;
 mod uploading;
+mod why;
 
 #[cfg(test)]
 mod bench;
@@ -93,7 +94,7 @@ pub enum AgentError {
         /// Who enrolled.
         want: String,
     },
-    /// Coordinator and agent speak different protocols.
+    /// Coordinator and agent speak different protocols, or an operator retired this node.
     #[error("the coordinator refuses this agent: {0}")]
     Refused(Refusal),
 }
@@ -316,7 +317,7 @@ impl<L: Link> Agent<L> {
         match self.link.report(report).await {
             Ok(wanted) => Ok(wanted),
             Err(LinkError::Refused(r)) => {
-                no_protocol(&r)?;
+                not_for_good(&r)?;
                 tracing::debug!("the report was refused: {r}");
                 Ok(true)
             }
@@ -351,12 +352,12 @@ impl<L: Link> Agent<L> {
     }
 }
 
-/// A coordinator that speaks another protocol ends the agent: waiting teaches neither of them.
-fn no_protocol(refusal: &Refusal) -> Result<(), AgentError> {
-    if refusal.reason == Reason::Protocol {
-        Err(AgentError::Refused(refusal.clone()))
-    } else {
-        Ok(())
+/// Refusals that end the agent: a coordinator that speaks another protocol, for waiting teaches neither
+/// of them, and one whose operator retired this node, for that is never undone.
+fn not_for_good(refusal: &Refusal) -> Result<(), AgentError> {
+    match refusal.reason {
+        Reason::Protocol | Reason::Retired => Err(AgentError::Refused(refusal.clone())),
+        _ => Ok(()),
     }
 }
 

@@ -11,19 +11,21 @@ use std::{
 };
 
 use lamplight_proto::{
+    cause::{Told, TrainingFault},
     delta::DeltaManifest,
     envelope::Verified,
     ids::{Lease, RoundId},
     keys::write_aside,
     offer::RoundOffer,
+    refusal::Reason,
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, why::disk};
 use crate::{
     learn::{self, LearnError, Learned, Progress, Settings},
-    link::{Link, Report, ReportEvent},
-    node::Event,
+    link::{Link, LinkError, Report, ReportEvent},
+    node::{Event, Why},
     stop::Stop,
 };
 
@@ -112,16 +114,16 @@ impl<L: Link> Agent<L> {
             }
             Ok(Ok(learned)) => learned,
             Ok(Err(LearnError::Stopped)) => return Ok(None),
-            Ok(Err(e)) => return Ok(Some(Event::Failed(e.to_string()))),
+            Ok(Err(e)) => return Ok(Some(Event::Failed(e.into()))),
             Err(e) => {
-                return Ok(Some(Event::Failed(format!(
-                    "the training thread broke: {e}"
-                ))));
+                let full = format!("the training thread broke: {e}");
+                let why = Why::new(Told::Training(TrainingFault::Broken), full);
+                return Ok(Some(Event::Failed(why)));
             }
         };
         match self.keep(offer, learned).await? {
             Ok(manifest) => Ok(Some(Event::Learned(Box::new(manifest)))),
-            Err(reason) => Ok(Some(Event::Failed(reason))),
+            Err(why) => Ok(Some(Event::Failed(why))),
         }
     }
 
@@ -130,10 +132,10 @@ impl<L: Link> Agent<L> {
         &mut self,
         offer: &RoundOffer,
         learned: Learned,
-    ) -> Result<Result<Verified<DeltaManifest>, String>, AgentError> {
+    ) -> Result<Result<Verified<DeltaManifest>, Why>, AgentError> {
         let path = self.dir.delta(offer.lease);
         if let Err(e) = write_aside(&path, &learned.delta, 0o600) {
-            return Ok(Err(format!("{}: {e}", path.display())));
+            return Ok(Err(disk(&e, format!("{}: {e}", path.display()))));
         }
         let lease = offer.lease;
         let counter = self.store.call(move |s| s.counter(lease)).await?;
@@ -174,6 +176,8 @@ async fn report<L: Link>(
         match link.report(report).await {
             Ok(true) => {}
             Ok(false) => return,
+            // Nobody will take the delta; the next poll hears the same and ends the agent.
+            Err(LinkError::Refused(r)) if r.reason == Reason::Retired => return,
             Err(e) => tracing::debug!("the report was lost: {e}"),
         }
     }

@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use lamplight_agent::link::{Link as _, LinkError, Report, ReportEvent, twin::Twin};
 use lamplight_proto::{
+    cause::Told,
     envelope::Signed,
     ids::{Digest, Lease, NodeId, RoundId},
     refusal::{Reason, Refusal},
@@ -172,7 +173,9 @@ impl rounds_server::Rounds for Edge {
                 steps: p.steps,
                 loss: p.loss,
             },
-            Some(Event::Failure(f)) => ReportEvent::Failure(f.reason),
+            // A sentence does not read back; the tests above the wire look at what is told.
+            Some(Event::Failure(_)) => ReportEvent::Failure(Told::Other),
+            Some(Event::Waiting(_)) => ReportEvent::Waiting(Told::Other),
             None => return Err(Status::invalid_argument("no event")),
         };
         let report = Report {
