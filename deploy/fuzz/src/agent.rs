@@ -1,12 +1,7 @@
 //! What a node reads beside its data: the line that names them, the checkpoint of a task.
 
-use std::io::Write as _;
-
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use lamplight_agent::learn::checkpoint::{self, Header};
-use lamplight_agent::source::{DataSpec, HaptSpec, Keep, SourceError, SourceSpec, Split, hapt};
-use lamplight_models::samples::Samples;
+use lamplight_agent::source::SourceSpec;
 use lamplight_proto::ids::{Digest, Lease};
 
 use crate::memory::within;
@@ -14,6 +9,7 @@ use crate::{Answer, parts};
 
 /// Bytes of memory per byte of text.
 const TEXT: u64 = 32;
+
 /// See [`crate::TARGETS`].
 pub fn source_spec(input: &[u8]) -> Answer {
     let Ok(text) = std::str::from_utf8(input) else {

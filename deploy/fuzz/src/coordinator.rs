@@ -5,8 +5,12 @@ use std::sync::LazyLock;
 
 use lamplight_coordinator::authority::{Authority, Peer, Request};
 use lamplight_coordinator::enrol::Enrol;
-use lamplight_coordinator::round::start::Start;
+use lamplight_coordinator::roster::{Ruling, Tagging};
+use lamplight_coordinator::round::Start;
 use lamplight_coordinator::watch::Progress;
+use lamplight_coordinator::watch::nodes::Wanted;
+use lamplight_proto::budget::Budget;
+use lamplight_proto::cause::Heard;
 use lamplight_proto::ids::{Deployment, NodeId};
 use lamplight_proto::wire;
 use prost::Message;
@@ -30,17 +34,28 @@ static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
 
 /// See [`crate::TARGETS`].
 ///
-/// The bytes are tried as each message.
+/// The first byte says which message follows.
 pub fn requests(input: &[u8]) -> Answer {
-    let any = [
-        request::<wire::StartRoundsRequest, Start>(input),
-        request::<wire::EnrolRequest, Enrol>(input),
-        request::<wire::Progress, Progress>(input),
-    ];
-    if any.contains(&Answer::Accepted) {
-        Answer::Accepted
-    } else {
-        Answer::Refused
+    let Some((kind, message)) = input.split_first() else {
+        return Answer::Refused;
+    };
+    match kind {
+        b's' => request::<wire::StartRoundsRequest, Start>(message),
+        b'e' => request::<wire::EnrolRequest, Enrol>(message),
+        b'p' => request::<wire::Progress, Progress>(message),
+        b'b' => request::<wire::Budget, Budget>(message),
+        b't' => request::<wire::TagNodeRequest, Tagging>(message),
+        b'n' => request::<wire::SetNodeStateRequest, Ruling>(message),
+        b'l' => request::<wire::ListNodesRequest, Wanted>(message),
+        // Whatever a node says about itself can be shown.
+        b'f' => match within(message.len(), MESSAGE, || wire::Failure::decode(message)) {
+            Ok(failure) => {
+                assert!(!Heard::from(failure).to_string().is_empty());
+                Answer::Accepted
+            }
+            Err(_) => Answer::Refused,
+        },
+        _ => Answer::Refused,
     }
 }
 

@@ -13,7 +13,9 @@ use lamplight_models::model::{Model, ModelInfo};
 use lamplight_models::ops::{Cost, NormMode};
 use lamplight_models::quant::gguf as format;
 use lamplight_models::samples::Samples;
-use lamplight_models::train::{Augment, OptimizerConfig, Schedule, TrainConfig, Trainer, predict};
+use lamplight_models::train::{
+    Augment, OptimizerConfig, Schedule, TrainConfig, Trainable, Trainer, predict,
+};
 use safetensors::SafeTensors;
 
 use crate::Answer;
@@ -107,13 +109,21 @@ fn execute(graph: Graph, checked: &Checked) {
         return;
     };
     let lane = CpuLane::new(1);
-    for norm_mode in [NormMode::Train, NormMode::Frozen] {
+    let runs = [
+        (Trainable::All, NormMode::Train),
+        (Trainable::All, NormMode::Frozen),
+        (Trainable::Head, NormMode::Frozen),
+        (Trainable::Bias, NormMode::Frozen),
+        (Trainable::Norm, NormMode::Train),
+    ];
+    for (trainable, norm_mode) in runs {
         let config = TrainConfig {
+            trainable,
             norm_mode,
             ..settings()
         };
         let run = Trainer::new(model.clone(), config, Arc::new(lane));
-        // A graph without a parameter, or with a value that overflows, is refused.
+        // A graph without such a parameter, or with a value that overflows, is refused.
         if let Ok(mut run) = run {
             let done = run.epoch(&samples, &mut |_| ControlFlow::Continue(()));
             if done.is_ok() {
@@ -142,6 +152,7 @@ fn samples_for(graph: &Checked, classes: &[String]) -> Samples {
 /// Settings of the runs here: two steps of one epoch.
 pub(crate) fn settings() -> TrainConfig {
     TrainConfig {
+        trainable: Trainable::All,
         epochs: 1,
         batch: 2,
         optimizer: OptimizerConfig::AdamW {

@@ -6,17 +6,20 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use lamplight_proto::Malformed;
+use lamplight_proto::budget::DailyWindow;
 use lamplight_proto::chunk::{CHUNK_BYTES, Receiving};
 use lamplight_proto::delta::{DeltaManifest, Receipt};
 use lamplight_proto::envelope::{MAX_PAYLOAD_BYTES, Payload, Signed, TrustedKeys, VerifyError};
 use lamplight_proto::ids::{Deployment, Digest, Hasher, Label, ModelName, NodeId};
 use lamplight_proto::keys::SigningKey;
+use lamplight_proto::needs::Need;
 use lamplight_proto::offer::RoundOffer;
 use lamplight_proto::refusal::Refusal;
 use lamplight_proto::release::ReleaseManifest;
+use lamplight_proto::tag::{Tag, TagFilter};
 use lamplight_proto::tls::{Address, Identity, connect};
 use lamplight_proto::token::JoinToken;
-use lamplight_proto::version::{VERSION_HEADER, peer_version};
+use lamplight_proto::version::{ProgramVersion, VERSION_HEADER, peer_version};
 use lamplight_proto::wire;
 use prost::Message as _;
 use prost::bytes::Bytes;
@@ -144,6 +147,11 @@ pub fn names(input: &[u8]) -> Answer {
         name::<Label>(text),
         name::<Address>(text),
         name::<JoinToken>(text),
+        name::<Tag>(text),
+        name::<TagFilter>(text),
+        name::<DailyWindow>(text),
+        name::<Need>(text),
+        name::<ProgramVersion>(text),
     ];
     if any.contains(&Answer::Accepted) {
         Answer::Accepted

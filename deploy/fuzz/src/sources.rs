@@ -139,7 +139,13 @@ pub fn idx(input: &[u8]) -> Answer {
             parse::idx_pair(zipped, labels).ok()
         });
     }
-    Answer::of(&read)
+    let dir = parts::directory(&[
+        ("train-images-idx3-ubyte", images),
+        ("train-labels-idx1-ubyte.gz", labels),
+    ]);
+    let pool = pooled(input.len(), &format!("idx:{}", dir.path().display()));
+    assert!(read.is_ok() || pool.is_err(), "the whole pair is refused");
+    Answer::of(&pool)
 }
 
 /// See [`crate::TARGETS`].
@@ -168,6 +174,12 @@ pub fn csv(input: &[u8]) -> Answer {
         agree(read.as_ref().ok(), table, |zipped| {
             parse::csv_table(zipped, &spec).ok()
         });
+    }
+    if overlap == 1 {
+        let dir = parts::directory(&[("t.csv", table)]);
+        let line = format!("csv:{}/t.csv?{options}", dir.path().display());
+        let pool = pooled(input.len(), &line);
+        assert!(read.is_ok() || pool.is_err(), "the whole table is refused");
     }
     Answer::of(&read)
 }

@@ -1,6 +1,7 @@
 //! Requests, certificate requests, certificates.
 
 use lamplight_coordinator::authority::{Authority, Peer, Request};
+use lamplight_proto::cause::Told;
 use lamplight_proto::ids::{Digest, NodeId};
 use lamplight_proto::wire;
 use prost::Message as _;
@@ -42,15 +43,39 @@ fn requests() -> Vec<Seed> {
         steps: 9,
         loss: f64::NAN,
     };
+    let tag = wire::TagNodeRequest {
+        node: "post-1".into(),
+        set: vec!["site=chicago".into()],
+        remove: vec!["mount".into()],
+    };
+    let retire = wire::SetNodeStateRequest {
+        node: "post-1".into(),
+        state: wire::NodeState::Retired as i32,
+        reason: "the lamp post is gone".into(),
+    };
     let crowd = wire::StartRoundsRequest {
         cohort: vec![String::new(); 400],
         ..start.clone()
     };
+    let failure = wire::Failure::from(Told::NoSamples);
+    let request = |name, kind: u8, message: Vec<u8>| {
+        Seed::new("requests", name, [&[kind], &message[..]].concat())
+    };
     vec![
-        Seed::new("requests", "good-start", start.encode_to_vec()),
-        Seed::new("requests", "good-enrol", enrol.encode_to_vec()),
-        Seed::new("requests", "good-progress", progress.encode_to_vec()),
-        Seed::new("requests", "bad-400-nameless-nodes", crowd.encode_to_vec()),
+        request("good-start", b's', start.encode_to_vec()),
+        request("good-enrol", b'e', enrol.encode_to_vec()),
+        request("good-progress", b'p', progress.encode_to_vec()),
+        request(
+            "good-budget",
+            b'b',
+            wire::Budget::from(&proto::budget()).encode_to_vec(),
+        ),
+        request("good-tag", b't', tag.encode_to_vec()),
+        request("good-retire", b'n', retire.encode_to_vec()),
+        request("good-list", b'l', b"\x0a\x0csite=chicago".to_vec()),
+        request("good-failure", b'f', failure.encode_to_vec()),
+        request("bad-400-nameless-nodes", b's', crowd.encode_to_vec()),
+        request("bad-500-empty-filters", b'l', [0x0a, 0].repeat(500)),
     ]
 }
 

@@ -1,10 +1,13 @@
 //! Envelopes, payloads, names, chunks, refusals, identities.
 
+use lamplight_proto::budget::Budget;
 use lamplight_proto::delta::{DeltaManifest, Metrics, Receipt, TensorEntry};
 use lamplight_proto::envelope::{Payload, Signed};
 use lamplight_proto::ids::{Deployment, Digest, Lease, ModelVersion, NodeId, RoundId, UnixMillis};
 use lamplight_proto::keys::SigningKey;
-use lamplight_proto::offer::{Codec, NormMode, Optimizer, RoundOffer, Schedule, Training};
+use lamplight_proto::offer::{
+    Codec, NormMode, Optimizer, RoundOffer, Schedule, Trainable, Training,
+};
 use lamplight_proto::refusal::Reason;
 use lamplight_proto::release::{Contribution, Provenance, ReleaseManifest, Rule};
 use lamplight_proto::token::JoinToken;
@@ -72,11 +75,23 @@ fn offer() -> RoundOffer {
         max_delta_bytes: 9000,
         codec: Codec::F32,
         training: training(),
+        budget: budget(),
+        needs: vec!["trainable-head".parse().expect("a plain name")],
+    }
+}
+
+pub(super) fn budget() -> Budget {
+    Budget {
+        memory_bytes: Some(1 << 30),
+        energy_joules: Some(5000.0),
+        transfer_bytes: None,
+        windows: vec!["22:00-05:30".parse().expect("a window")],
     }
 }
 
 pub(super) fn training() -> Training {
     Training {
+        trainable: Trainable::Head,
         epochs: 4,
         batch: 32,
         optimizer: Optimizer::AdamW {
@@ -129,6 +144,7 @@ pub(super) fn provenance(contribution: Contribution) -> Provenance {
         weight_cap: 1000,
         fixed_point_bits: 40,
         contributions: vec![contribution],
+        trainable: Trainable::All,
     }
 }
 
@@ -225,6 +241,14 @@ fn names() -> Vec<Seed> {
         Seed::new("names", "good-digest", Digest::of(b"").to_string()),
         Seed::new("names", "good-address", "[::1]:7443"),
         Seed::new("names", "good-host", "fleet.example.org:7443"),
+        Seed::new(
+            "names",
+            "good-filter",
+            "site=chicago,mount=high,mount=low,lit",
+        ),
+        Seed::new("names", "good-hours", "22:00-05:30"),
+        Seed::new("names", "good-version", "0.2.0-rc.1+5"),
+        Seed::new("names", "bad-terms", "=,".repeat(500)),
         Seed::once("names", "good-token", token.to_string()),
         Seed::new("names", "bad-token", "lamp1_%%%%"),
         Seed::new("names", "bad-long", format!("{long}/")),

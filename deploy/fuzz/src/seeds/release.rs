@@ -8,6 +8,7 @@ use lamplight_models::quant::gguf;
 use lamplight_proto::delta::{DeltaManifest, TensorEntry};
 use lamplight_proto::envelope::Payload as _;
 use lamplight_proto::ids::Digest;
+use lamplight_proto::offer::Trainable;
 use lamplight_proto::release::{Contribution, Provenance, Rule};
 
 use super::models::{small_delta, small_model};
@@ -42,7 +43,15 @@ pub(super) fn seeds() -> Vec<Seed> {
     };
     let open = |_: &Contribution| Ok::<_, io::Error>(Cursor::new(file.clone()));
     let contributions = [counted.clone()];
-    let built = build(&base, None, Rule::FedAvg, &contributions, open).expect("they fit");
+    let built = build(
+        &base,
+        None,
+        Rule::FedAvg,
+        Trainable::All,
+        &contributions,
+        open,
+    )
+    .expect("they fit");
     let made = Provenance {
         clip_norm: Some(1e6),
         fixed_point_bits: fixed::BITS,

@@ -9,9 +9,9 @@ use super::Seed;
 use crate::parts;
 use crate::sources::zipped;
 
-const EXPERIMENTS: &str = "experiment,subject,first_sample,n_samples\n1,1,0,400\n2,2,400,300\n";
+const EXPERIMENTS: &str = "experiment,subject,first_sample,n_samples\n1,1,0,300\n2,2,300,160\n";
 const LABELS: &str = "experiment,subject,activity,start_sample,end_sample\n\
-                      1,1,1,1,200\n1,1,7,201,230\n1,1,5,231,400\n2,2,2,1,300\n";
+                      1,1,1,1,150\n1,1,7,151,160\n1,1,5,161,300\n2,2,2,1,160\n";
 const DRAWS: &str = "draw,role,subject\n1,cloud,1\n1,node,2\n2,unseen,1\n";
 
 pub(super) fn seeds() -> Vec<Seed> {
@@ -24,15 +24,15 @@ pub(super) fn seeds() -> Vec<Seed> {
 }
 
 fn recordings() -> Vec<Seed> {
-    let rows: Vec<u8> = (0..700_u16 * 6)
+    let rows: Vec<u8> = (0..460_u16 * 6)
         .flat_map(|i| (i % 97).to_le_bytes())
         .collect();
     let of = |experiments: &str, labels: &str, signals: &[u8]| {
         let texts = [experiments, labels, DRAWS].map(str::as_bytes);
         parts::join(&[texts[0], texts[1], texts[2], signals])
     };
-    let large = EXPERIMENTS.replace("1,1,0,400\n2,2,400,", "1,1,0,8640000\n2,2,8640000,");
-    let all_of_it = LABELS.replace("1,1,5,231,400", "1,1,5,231,8640000");
+    let large = EXPERIMENTS.replace("1,1,0,300\n2,2,300,", "1,1,0,8640000\n2,2,8640000,");
+    let all_of_it = LABELS.replace("1,1,5,161,300", "1,1,5,161,8640000");
     let quoted = format!(
         "experiment,subject,first_sample,n_samples\n\"{}",
         "\"\"".repeat(400)
