@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn plain_and_compressed_bytes_come_out_the_same() {
-        let bytes: Vec<u8> = (0..300_000_u64).map(|i| (i * i >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..300_000_u64).map(|i| ((i * i) >> 7) as u8).collect();
         assert_eq!(read(&bytes).expect("plain"), bytes);
         assert_eq!(read(&gzip(&bytes)).expect("packed"), bytes);
         // Several members are one stream, as `cat a.gz b.gz` makes them.

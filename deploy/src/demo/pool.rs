@@ -39,6 +39,7 @@ fn training(args: &Args) -> Training {
         norm_mode: NormMode::Frozen,
         seed: args.seed,
         rotate_deg: 0.0,
+        trainable: Default::default(),
     }
 }
 
@@ -48,7 +49,7 @@ fn source(spec: PoolSpec, split: Split) -> SourceSpec {
         split,
     };
     SourceSpec {
-        data: DataSpec::Pool(spec),
+        data: DataSpec::Pool(Box::new(spec)),
         keep,
     }
 }

@@ -95,7 +95,7 @@ fn on_people(args: &Args) -> Training {
 enum Data {
     Posts,
     People(PathBuf),
-    Pool(PoolSpec),
+    Pool(Box<PoolSpec>),
 }
 
 impl Data {
@@ -165,7 +165,7 @@ impl Scenario {
         match data {
             Data::Posts => Self::posts(args),
             Data::People(dir) => Self::people(args, &dir),
-            Data::Pool(spec) => pool::scenario(args, spec),
+            Data::Pool(spec) => pool::scenario(args, *spec),
         }
     }
 

@@ -58,7 +58,7 @@ pub enum DataSpec {
     /// Recordings of people.
     Hapt(HaptSpec),
     /// Labelled samples in files, shared out.
-    Pool(PoolSpec),
+    Pool(Box<PoolSpec>),
 }
 
 /// Simulated lamp posts.

@@ -154,7 +154,7 @@ fn of_format(format: PoolFormat, path: &str, options: &str) -> Result<SourceSpec
     });
     let keep = options.keep(&[])?;
     Ok(SourceSpec {
-        data: DataSpec::Pool(PoolSpec {
+        data: DataSpec::Pool(Box::new(PoolSpec {
             format,
             path: path.to_owned(),
             set,
@@ -167,7 +167,7 @@ fn of_format(format: PoolFormat, path: &str, options: &str) -> Result<SourceSpec
                 limit,
             },
             classes,
-        }),
+        })),
         keep,
     })
 }
