@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use lamplight_proto::{
+    asks,
     chunk::{Receiving, chunks},
     ids::{Digest, Hasher, ModelName, ModelVersion},
+    refusal::{Reason, Refusal},
     tls::{self, Address, Identity, Link, MAX_LISTING_BYTES, MAX_MESSAGE_BYTES},
+    version::peer_version,
     wire::{self, models_client::ModelsClient, operator_client::OperatorClient},
 };
 use prost::bytes::Bytes;
@@ -48,6 +51,23 @@ impl Operator {
             calls: OperatorClient::new(link.clone()).max_decoding_message_size(MAX_LISTING_BYTES),
             models: ModelsClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES),
         })
+    }
+
+    /// Starts rounds, unless the coordinator is too old to see all that is asked for: it would start
+    /// something else.
+    pub(crate) async fn start(
+        &mut self,
+        request: wire::StartRoundsRequest,
+    ) -> anyhow::Result<wire::StartRoundsReply> {
+        if asks::is_picky(&request) {
+            // Any answer names the coordinator's version; this call every version has.
+            let answer = self.calls.list_models(wire::ListModelsRequest {}).await?;
+            let coordinator = peer_version(answer.metadata().as_ref());
+            if let Some(why) = asks::too_much_for(&request, &coordinator) {
+                return Err(Refusal::new(Reason::Protocol, why).into());
+            }
+        }
+        Ok(self.calls.start_rounds(request).await?.into_inner())
     }
 
     /// Uploads a blob, going on where an earlier try ended, and answers its digest.

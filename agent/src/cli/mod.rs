@@ -22,6 +22,7 @@ use crate::{
     dir::NodeDir,
     enrol::{self, EnrolError, Enrolled},
     home::{Home, HomeError},
+    limits::Limits,
     link::{
         LinkError,
         grpc::{self, GrpcLink},
@@ -335,6 +336,7 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
         threads: usize::from(args.threads),
         checkpoint_every: Duration::from_secs(u64::from(args.checkpoint_seconds)),
         report_every: Duration::from_millis(500),
+        limits: Limits::default(),
     };
     Agent::new(home, link, config)?.run(stop).await?;
     Ok(ExitCode::SUCCESS)
