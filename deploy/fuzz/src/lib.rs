@@ -10,7 +10,8 @@
 //! program in `bin/fuzz.rs`, guided by coverage; `docs/fuzzing.md` tells how to run it.
 //!
 //! Reading order: [`TARGETS`], [`memory`] (what an input may cost), [`parts`] (targets that read a
-//! directory), the targets ([`models`], [`proto`], [`coordinator`], [`release`], [`agent`], [`sources`]),
+//! directory), the targets ([`models`], [`proto`], [`coordinator`], [`release`], [`agent`], [`sources`],
+//! [`settings`]),
 //! [`seeds`] (what the corpus begins with).
 //!
 //! Invariants: a target is a function of its bytes alone, so that an input found once fails again;
@@ -24,6 +25,7 @@ pub mod parts;
 pub mod proto;
 pub mod release;
 pub mod seeds;
+pub mod settings;
 pub mod sources;
 
 use memory::Spent;
@@ -165,6 +167,11 @@ pub const TARGETS: &[Target] = &[
         name: "release",
         about: "state directories by their own hostile owner: `release verify`, all digests made to match",
         run: release::verify,
+    },
+    Target {
+        name: "settings",
+        about: "files of settings, with a key of every kind; printed and read back the same",
+        run: settings::settings,
     },
     Target {
         name: "source_spec",

@@ -14,7 +14,7 @@ use lamplight_proto::ids::{Deployment, Digest, Hasher, Label, ModelName, NodeId}
 use lamplight_proto::keys::SigningKey;
 use lamplight_proto::needs::Need;
 use lamplight_proto::offer::RoundOffer;
-use lamplight_proto::refusal::Refusal;
+use lamplight_proto::refusal::{Reason, Refusal};
 use lamplight_proto::release::ReleaseManifest;
 use lamplight_proto::tag::{Tag, TagFilter};
 use lamplight_proto::tls::{Address, Identity, connect};
@@ -231,8 +231,11 @@ pub fn refusal(input: &[u8]) -> Answer {
         return Answer::Refused;
     };
     assert!(!refusal.name().is_empty());
-    let back = Refusal::in_status(&Status::from(refusal.clone()));
-    assert_eq!(back, Some(refusal));
+    // Of a reason that a newer peer has, only the message is known.
+    if refusal.reason != Reason::Unspecified {
+        let back = Refusal::in_status(&Status::from(refusal.clone()));
+        assert_eq!(back, Some(refusal));
+    }
     Answer::Accepted
 }
 

@@ -9,6 +9,7 @@ mod coordinator;
 pub(crate) mod models;
 mod proto;
 mod release;
+mod settings;
 mod sources;
 
 /// An input that the corpus holds.
@@ -54,6 +55,7 @@ pub fn seeds() -> Vec<Seed> {
         coordinator::seeds(),
         release::seeds(),
         agent::seeds(),
+        settings::seeds(),
         sources::seeds(),
     ]
     .into_iter()

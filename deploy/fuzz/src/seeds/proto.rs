@@ -294,7 +294,8 @@ fn refusals() -> Vec<Seed> {
             "good-closed",
             refusal(Reason::RoundClosed as i32),
         ),
-        Seed::new("refusal", "bad-reason", refusal(i32::MIN)),
+        Seed::new("refusal", "good-reason-of-a-newer-peer", refusal(1000)),
+        Seed::new("refusal", "bad-no-reason", refusal(0)),
         Seed::new("refusal", "bad-message-of-2e60-bytes", huge_field(2)),
     ]
 }
