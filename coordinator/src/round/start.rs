@@ -37,7 +37,7 @@ impl House {
                 if digest != start.digest {
                     return Err(Refusal::new(
                         Reason::Conflict,
-                        format!("the idempotency key started task {task} with another request"),
+                        format!("the idempotency key started task {task} with another request; use another key"),
                     )
                     .into());
                 }
@@ -115,13 +115,16 @@ impl House {
         let base = self.base(release.digest)?;
         if samples.shape != base.input || samples.classes != base.classes {
             return Err(refuse(format!(
-                "evaluation samples have shape {:?} and classes {:?}, {model} wants {:?} and {:?}",
+                "evaluation samples have shape {:?} and classes {:?}, {model} wants {:?} and {:?}; \
+                 name a source that fits the model",
                 samples.shape, samples.classes, base.input, base.classes
             ))
             .into());
         }
         if samples.is_empty() {
-            return Err(refuse("there is no sample to evaluate on".into()).into());
+            let why =
+                "there is no sample to evaluate on; name a source with held-out samples, or none";
+            return Err(refuse(why.into()).into());
         }
         Ok(())
     }

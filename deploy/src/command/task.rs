@@ -177,6 +177,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let mut operator = args.connection.open()?;
             let request = wire::StopTaskRequest { task: args.task };
             let task = operator.calls.stop_task(request).await?.into_inner();
+            let task = view::Task::from(task);
             args.format
                 .print(&task, |t| listing(std::slice::from_ref(t)))
         }
