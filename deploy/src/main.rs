@@ -1,7 +1,7 @@
 //! `lamplight`: the operator's command line, and a whole fleet in one binary.
 //!
 //! ```text
-//!   lamplight init | model | node | round | release    the operator, over gRPC
+//!   lamplight init | model | node | task | round | release    the operator, over gRPC
 //!   lamplight coordinator …, lamplight agent …         the entry points of the two other binaries
 //!   lamplight demo                                     all of it, as real processes on loopback
 //! ```
@@ -14,6 +14,7 @@ mod demo;
 mod operator;
 mod output;
 mod pretrain;
+mod task;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -46,6 +47,9 @@ enum Command {
     /// Let nodes join, list them
     #[command(subcommand)]
     Node(command::node::Command),
+    /// Check task files; list and stop tasks
+    #[command(subcommand)]
+    Task(command::task::Command),
     /// Start rounds of fine-tuning, watch them
     #[command(subcommand)]
     Round(command::round::Command),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
             Command::Agent(args) => lamplight_agent::cli::run(args).await,
             Command::Model(command) => command::model::run(command).await,
             Command::Node(command) => command::node::run(command).await,
+            Command::Task(command) => command::task::run(command).await,
             Command::Round(command) => command::round::run(command).await,
             Command::Release(command) => command::release::run(command).await,
             Command::Demo(args) => demo::run(args).await,

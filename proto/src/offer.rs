@@ -167,6 +167,16 @@ impl Trainable {
     }
 }
 
+impl std::str::FromStr for Trainable {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text {
+            "" => Err(Malformed::new("trainable set", "it is empty")),
+            text => Self::parse("trainable set", text),
+        }
+    }
+}
+
 impl fmt::Display for Trainable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -18,6 +18,7 @@ use tower::{Layer, Service};
 
 use crate::{
     Malformed,
+    ids::UnixMillis,
     offer::clip,
     refusal::{Reason, Refusal},
 };
@@ -78,6 +79,8 @@ impl FromStr for ProgramVersion {
             .ok_or_else(|| Malformed::new("version", format!("{:?} is not like 0.1.0", clip(text))))
     }
 }
+/// Header of answers with the coordinator's clock, in milliseconds since 1970 UTC.
+pub const TIME_HEADER: &str = "lamplight-unix-ms";
 
 fn stamp(headers: &mut HeaderMap, protocol: u32, version: &'static str) {
     headers.insert(PROTOCOL_HEADER, HeaderValue::from(protocol));
@@ -94,6 +97,13 @@ pub fn peer_version(headers: &HeaderMap) -> String {
             || "unknown".to_owned(),
             |v| v.chars().take(32).collect::<String>(),
         )
+}
+
+/// The clock a coordinator named; older ones do not.
+#[must_use]
+pub fn peer_time(headers: &HeaderMap) -> Option<UnixMillis> {
+    let text = headers.get(TIME_HEADER)?.to_str().ok()?;
+    text.parse().ok().map(UnixMillis)
 }
 
 fn check(
@@ -191,6 +201,8 @@ where
                 Ok(future) => future.await?,
                 Err(refused) => refused,
             };
+            let now = HeaderValue::from(UnixMillis::now().0);
+            response.headers_mut().insert(TIME_HEADER, now);
             stamp(response.headers_mut(), PROTOCOL, VERSION);
             Ok(response)
         })
@@ -350,6 +362,8 @@ mod tests {
             assert_eq!(refusal, None);
             assert_eq!(headers[PROTOCOL_HEADER], "1");
             assert_eq!(headers[VERSION_HEADER], VERSION);
+            let now = peer_time(&headers).expect("a clock");
+            assert!(now.0.abs_diff(UnixMillis::now().0) < 60_000);
         }
     }
 

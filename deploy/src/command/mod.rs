@@ -4,3 +4,4 @@ pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod release;
 pub(crate) mod round;
+pub(crate) mod task;

@@ -73,6 +73,8 @@ pub(super) struct Report {
     releases: Vec<Release>,
     per_node: Vec<Node>,
     kept: Option<PathBuf>,
+    #[serde(skip)]
+    unseen_name: &'static str,
 }
 
 /// What a report is made of.
@@ -184,6 +186,7 @@ impl Report {
             releases,
             per_node,
             kept: parts.kept,
+            unseen_name: parts.scenario.unseen_name,
         }
     }
 }
@@ -217,7 +220,7 @@ impl fmt::Display for Report {
             self.scenario, self.rounds, self.seconds
         )?;
         let mut line =
-            |what: &str, value: f64| writeln!(f, "  {what:<42} {:>7}", output::percent(value));
+            |what: &str, value: f64| writeln!(f, "  {what:<46} {:>7}", output::percent(value));
         match self.accuracy {
             Accuracy::Own {
                 base,
@@ -237,7 +240,7 @@ impl fmt::Display for Report {
                 central,
                 ..
             } => {
-                line("people nobody trained on: before", unseen_base)?;
+                line(&format!("{}: before", self.unseen_name), unseen_base)?;
                 line("after the last round", unseen_final)?;
                 line("each node alone, as many epochs", local_only)?;
                 line("all data in one place, as many epochs", central)?;

@@ -127,7 +127,8 @@ struct EnrolArgs {
 struct RunArgs {
     #[command(flatten)]
     joining: Joining,
-    /// The node's samples: `builtin:post?post=3&seed=7` or `hapt:DIR?subject=5`
+    /// The node's samples: `builtin:post?post=3&seed=7`, `hapt:DIR?subject=5`, `images:DIR`,
+    /// `cifar10:DIR?part=3&parts=8` or `idx:DIR`
     #[arg(long, value_name = "SPEC")]
     source: SourceSpec,
     /// Threads of the CPU that training may use
