@@ -14,7 +14,8 @@
 //! together), [`round`] (phases; start with its drawing), [`intake`] (how a delta comes in),
 //! [`aggregate`] and [`release`] (what becomes of it), [`enrol`], [`push`], [`authority`] (who is
 //! who), [`store`], [`blob`], [`watch`], `api` (the gRPC edges), [`fault`] (refused or broken),
-//! [`init`](mod@init) and [`cli`].
+//! [`init`](mod@init), [`settings`] (what its operator
+//! writes), [`doctor`] (what is wrong) and [`cli`].
 //!
 //! Invariants: nothing is announced before it is on disk; killed at any instant, a restart goes on
 //! from the last committed row; the same accepted deltas give the same release, byte for byte;
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod clock;
 mod config;
 pub mod dir;
+pub mod doctor;
 pub mod enrol;
 pub mod fault;
 pub mod house;
@@ -37,6 +39,7 @@ pub mod intake;
 pub mod push;
 pub mod release;
 pub mod round;
+pub mod settings;
 pub mod store;
 pub mod watch;
 

@@ -6,6 +6,7 @@
 //! The file is in WAL mode with full syncs: what a function here has returned from survives a power
 //! cut. Only `status` opens it beside a running agent, and only to read.
 
+mod checkup;
 pub mod outbox;
 pub mod phase;
 pub mod view;
