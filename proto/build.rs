@@ -14,9 +14,10 @@ const FILES: [&str; 6] = [
 ];
 
 /// Listings an operator prints as JSON; everything else is parsed into a domain type first.
-const VIEWS: [&str; 6] = [
+const VIEWS: [&str; 7] = [
     "Metrics",
     "ModelView",
+    "NodeRoundView",
     "NodeView",
     "ParticipantView",
     "ReleaseView",
@@ -36,6 +37,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             "#[derive(serde::Serialize)]",
         );
     }
+    // A node keeps in its outbox why the coordinator refused.
+    config = config.type_attribute(
+        "lamplight.v1.Refusal.Reason",
+        "#[derive(serde::Serialize, serde::Deserialize)]",
+    );
     config.compile_fds(files)?;
     Ok(())
 }

@@ -33,6 +33,7 @@ pub mod limits;
 pub mod link;
 pub mod lock;
 pub mod node;
+pub mod power;
 pub mod pull;
 pub mod run;
 pub mod settings;

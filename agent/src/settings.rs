@@ -11,6 +11,7 @@ use std::{ffi::OsString, fmt, path::Path, path::PathBuf};
 
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
+    budget::{Budget, DailyWindow, MAX_WINDOWS},
     ids::{Label, ModelName},
     settings::{Document, LOG_VARIABLE, Log, Setting, SettingsError, Variables},
     tls::Address,
@@ -20,10 +21,7 @@ use serde::{
     de::{SeqAccess, Visitor, value::StrDeserializer},
 };
 
-use crate::{
-    limits::{DailyWindow, Limits},
-    source::SourceSpec,
-};
+use crate::{limits::Limits, source::SourceSpec};
 
 /// The example, commented: every key there is. `lamplight-agent config example` prints it.
 pub const EXAMPLE: &str = include_str!("../../deploy/config/agent.toml");
@@ -105,6 +103,8 @@ pub struct LimitKeys {
     pub memory_mib: Option<u64>,
     /// Energy of a round's training.
     pub energy_joules: Option<f64>,
+    /// What the machine draws while it trains, where no counter tells.
+    pub assumed_power_watts: Option<f64>,
     /// What a round may move over the network.
     pub transfer_mib: Option<u64>,
     /// When training may run.
@@ -299,11 +299,19 @@ impl Loaded {
                 return Err(self.fault(key, says));
             }
         }
-        if let Some(joules) = s.limits.energy_joules
-            && !(joules.is_finite() && joules > 0.0)
-        {
-            let says = format!("is {joules}, must be a number above 0");
-            return Err(self.fault("limits.energy_joules", says));
+        for (key, value) in [
+            ("limits.energy_joules", s.limits.energy_joules),
+            ("limits.assumed_power_watts", s.limits.assumed_power_watts),
+        ] {
+            if let Some(value) = value.filter(|v| !(v.is_finite() && *v > 0.0)) {
+                let says = format!("is {value}, must be a number above 0");
+                return Err(self.fault(key, says));
+            }
+        }
+        let windows = s.limits.window_utc.0.len();
+        if windows > MAX_WINDOWS {
+            let says = format!("names {windows} spans of the day, at most {MAX_WINDOWS} are taken");
+            return Err(self.fault("limits.window_utc", says));
         }
         if s.limits.models.as_ref().is_some_and(Vec::is_empty) {
             let says = "is an empty list, so that no task could ever be taken; name a model, or \
@@ -352,29 +360,20 @@ impl Loaded {
         self.needed("source.spec", &self.settings.source.spec)
     }
 
-    /// The name given, else one made from the directory's.
-    #[must_use]
-    pub fn label(&self) -> Option<Label> {
-        let from_dir = || {
-            let dir = self.settings.dir.as_ref()?;
-            dir.file_name()?.to_str()?.parse().ok()
-        };
-        (self.settings.name.clone())
-            .or_else(from_dir)
-            .or_else(|| "node".parse().ok())
-    }
-
     /// What a task may use.
     #[must_use]
     pub fn limits(&self) -> Limits {
         let keys = &self.settings.limits;
         let bytes = |mib: u64| mib.saturating_mul(1 << 20);
         Limits {
-            memory_bytes: keys.memory_mib.map(bytes),
-            energy_joules: keys.energy_joules,
-            transfer_bytes: keys.transfer_mib.map(bytes),
-            windows: keys.window_utc.0.clone(),
+            budget: Budget {
+                memory_bytes: keys.memory_mib.map(bytes),
+                energy_joules: keys.energy_joules,
+                transfer_bytes: keys.transfer_mib.map(bytes),
+                windows: keys.window_utc.0.clone(),
+            },
             models: keys.models.clone().map(|all| all.into_iter().collect()),
+            assumed_power_watts: keys.assumed_power_watts,
         }
     }
 
@@ -450,16 +449,17 @@ mod tests {
             .collect();
         let loaded = read(&all_set.join("\n")).expect("good");
         let limits = loaded.limits();
-        assert_eq!(limits.memory_bytes, Some(512 << 20));
-        assert_eq!(limits.transfer_bytes, Some(64 << 20));
-        assert_eq!(limits.energy_joules, Some(2000.0));
-        assert_eq!(limits.windows.len(), 2);
-        assert!(limits.takes(&"post".parse().expect("a name")));
-        assert!(!limits.takes(&"other".parse().expect("a name")));
-        assert_eq!(
-            loaded.label().map(|l| l.to_string()),
-            Some("post-17".into())
-        );
+        assert_eq!(limits.budget.memory_bytes, Some(512 << 20));
+        assert_eq!(limits.budget.transfer_bytes, Some(64 << 20));
+        assert_eq!(limits.budget.energy_joules, Some(2000.0));
+        assert_eq!(limits.budget.windows.len(), 2);
+        assert_eq!(limits.assumed_power_watts, Some(12.0));
+        let models: Vec<String> = (limits.models.iter().flatten())
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(models, ["post"]);
+        let name = loaded.settings.name.as_ref().map(ToString::to_string);
+        assert_eq!(name.as_deref(), Some("post-17"));
     }
 
     #[test]
@@ -491,8 +491,8 @@ mod tests {
             ),
             (
                 "[limits]\nwindow_utc = \"22-6\"",
-                "agent.toml:2:14: `limits.window_utc` does not fit: window \"22-6\" is no span of the \
-                 day; write it like \"22:00-06:00\", in UTC",
+                "agent.toml:2:14: `limits.window_utc` does not fit: \"22-6\" is not HH:MM-HH:MM in UTC, \
+                 e.g. 22:00-06:00",
             ),
             (
                 "[limits]\nwindow_utc = [\"22:00-06:00\", 7]",

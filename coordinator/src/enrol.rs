@@ -17,6 +17,7 @@ use crate::{
     dir::write_file,
     fault::Fault,
     house::House,
+    roster,
     store::{
         StoreError, nodes,
         tokens::{self, Used},
@@ -86,7 +87,8 @@ impl House {
     /// Enrols a node. The same token and keys again are answered the same.
     ///
     /// # Errors
-    /// Refuses a wrong, used or expired token, a proof that does not match, a bad certificate request.
+    /// Refuses a wrong, used or expired token, a proof that does not match, a bad certificate request,
+    /// a retired key.
     pub fn enrol(&self, r: &Enrol) -> Result<Enrolled, Fault> {
         // 1. The token, before anything costly is done for a stranger.
         let no = |why: &str| {
@@ -146,6 +148,10 @@ impl House {
             // Another call may have used the token since step 1.
             if let Some(raced) = tokens::find(tx, &r.token_id)?.and_then(|t| t.used) {
                 return repeated(&raced);
+            }
+            // A retired key stays retired, whoever holds a new token. The token is not spent.
+            if let Some(known) = nodes::find(tx, &node)? {
+                roster::refuse_retired(&known)?;
             }
             nodes::enrol(
                 tx,

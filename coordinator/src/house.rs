@@ -7,7 +7,7 @@ use std::{
 };
 
 use lamplight_models::{
-    delta::{TensorTable, max_encoded_bytes, table},
+    delta::{TensorTable, max_encoded_bytes},
     quant::gguf,
 };
 use lamplight_proto::{
@@ -15,6 +15,7 @@ use lamplight_proto::{
     envelope::Signed,
     ids::{Deployment, Digest, NodeId, UnixMillis},
     keys::{self, KeyError, SigningKey},
+    offer::Trainable,
     refusal::{Reason, Refusal},
     tls::{self, TlsError},
 };
@@ -25,6 +26,8 @@ use crate::{
     config::Config,
     dir::StateDir,
     fault::{Broken, Fault},
+    release::deltas_hold,
+    roster,
     round::Engine,
     store::{Store, StoreError, nodes, uploads},
     watch::Watch,
@@ -53,14 +56,36 @@ pub enum OpenError {
 /// What is known of a release that deltas are made against.
 #[derive(Debug)]
 pub struct Base {
-    /// The tensors a delta must hold.
-    pub table: TensorTable,
-    /// Longest file such a delta can have.
-    pub max_delta_bytes: u64,
+    /// What a delta must be, for each set of parameters that may move.
+    expected: Vec<(Trainable, Expected)>,
     /// Shape of one input sample.
     pub input: Vec<usize>,
     /// Class names in logit order.
     pub classes: Vec<String>,
+}
+
+/// What a delta against a base must be.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// The tensors it must hold.
+    pub table: TensorTable,
+    /// Longest file it can have.
+    pub max_delta_bytes: u64,
+}
+
+impl Base {
+    /// What a delta must be when these parameters were to move; holds no tensor when the base has
+    /// none of them.
+    #[must_use]
+    pub fn expected(&self, trainable: Trainable) -> &Expected {
+        const NOTHING: &Expected = &Expected {
+            table: TensorTable::new(),
+            max_delta_bytes: 0,
+        };
+        let mut sets = self.expected.iter();
+        sets.find(|(set, _)| *set == trainable)
+            .map_or(NOTHING, |(_, expected)| expected)
+    }
 }
 
 /// Everything a running coordinator holds. Its methods block.
@@ -205,18 +230,20 @@ impl House {
         self.config.clock.now()
     }
 
-    /// An enrolled node.
+    /// A node that may call: every call of a node asks here first.
     ///
     /// # Errors
-    /// Refuses one that is not enrolled.
+    /// Refuses one that is not enrolled, or retired.
     pub fn node(&self, id: &NodeId) -> Result<nodes::Node, Fault> {
         let node = self.store.read(|c| nodes::find(c, id))?;
-        Ok(node.ok_or_else(|| {
+        let node = node.ok_or_else(|| {
             Refusal::new(
                 Reason::Unauthenticated,
                 format!("{id} is not enrolled here; enrol it with a join token"),
             )
-        })?)
+        })?;
+        roster::refuse_retired(&node)?;
+        Ok(node)
     }
 
     /// What is known of the model file with this digest.
@@ -232,10 +259,17 @@ impl House {
             column: "releases.digest",
             fault: format!("{digest}, which is no model file: {e}"),
         })?;
-        let table = table(&model);
+        let expected = |set| {
+            let table = deltas_hold(&model, set);
+            let max_delta_bytes = max_encoded_bytes(&table);
+            let expected = Expected {
+                table,
+                max_delta_bytes,
+            };
+            (set, expected)
+        };
         let base = Arc::new(Base {
-            max_delta_bytes: max_encoded_bytes(&table),
-            table,
+            expected: Trainable::EVERY.map(expected).into(),
             input: model.graph.input.clone(),
             classes: model.info.classes.clone(),
         });

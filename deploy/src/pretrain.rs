@@ -124,6 +124,7 @@ pub(crate) fn pretrain(
     };
     let model = Model::init(graph, info, recipe.seed)?;
     let config = TrainConfig {
+        trainable: Default::default(),
         epochs: recipe.epochs as usize,
         batch: recipe.batch as usize,
         optimizer: OptimizerConfig::AdamW {

@@ -105,6 +105,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let model = model(graph, classes)?;
         let config = TrainConfig {
+            trainable: Default::default(),
             epochs: usize::MAX,
             batch: 32,
             optimizer: OptimizerConfig::Sgd {

@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Malformed,
+    budget::Budget,
     envelope::Payload,
     ids::{
         Deployment, Digest, Hasher, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis,
     },
+    needs::{self, Need},
+    version::VERSION,
     wire,
 };
 
@@ -35,7 +38,11 @@ impl Codec {
         }
     }
 
-    pub(crate) fn parse(message: &'static str, text: &str) -> Result<Self, Malformed> {
+    /// The codec of this name.
+    ///
+    /// # Errors
+    /// [`Malformed`] of `message` when there is none.
+    pub fn parse(message: &'static str, text: &str) -> Result<Self, Malformed> {
         match text {
             "f32" => Ok(Self::F32),
             other => Err(Malformed::new(
@@ -105,9 +112,73 @@ pub enum NormMode {
     Frozen,
 }
 
+/// Which parameters move, and so which a delta holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trainable {
+    /// Every parameter.
+    #[default]
+    All,
+    /// Those of the last layer with weights.
+    Head,
+    /// Every bias, the shifts of norms included.
+    Bias,
+    /// Scale and shift of every norm.
+    Norm,
+}
+
+impl Trainable {
+    /// Every set there is.
+    pub const EVERY: [Self; 4] = [Self::All, Self::Head, Self::Bias, Self::Norm];
+
+    /// The name in files, listings and flags.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Head => "head",
+            Self::Bias => "bias",
+            Self::Norm => "norm",
+        }
+    }
+
+    /// The name on the wire, where nothing said means all.
+    pub(crate) fn to_wire(self) -> String {
+        match self {
+            Self::All => String::new(),
+            other => other.as_str().to_owned(),
+        }
+    }
+
+    pub(crate) fn parse(message: &'static str, text: &str) -> Result<Self, Malformed> {
+        if text.is_empty() {
+            return Ok(Self::All);
+        }
+        let known = Self::EVERY.into_iter().find(|t| t.as_str() == text);
+        known.ok_or_else(|| {
+            Malformed::new(
+                message,
+                format!(
+                    "trainable set {:?} is not known here; known: all, head, bias, norm",
+                    clip(text)
+                ),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Trainable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// How to fine-tune.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
+    /// Which parameters move.
+    #[serde(default)]
+    pub trainable: Trainable,
     /// Passes over the node's samples.
     pub epochs: u32,
     /// Samples in a step.
@@ -156,6 +227,10 @@ pub struct RoundOffer {
     pub codec: Codec,
     /// How to fine-tune.
     pub training: Training,
+    /// What the task may use of the node.
+    pub budget: Budget,
+    /// What an agent must know to do it as asked; see [`crate::needs`].
+    pub needs: Vec<Need>,
 }
 
 impl Training {
@@ -266,6 +341,7 @@ impl TryFrom<wire::Training> for Training {
             }
         };
         Ok(Self {
+            trainable: Trainable::parse("training", &t.trainable)?,
             epochs: t.epochs,
             batch: t.batch,
             optimizer,
@@ -320,6 +396,7 @@ impl From<&Training> for wire::Training {
             } as i32,
             seed: t.seed,
             rotate_deg: t.rotate_deg,
+            trainable: t.trainable.to_wire(),
         }
     }
 }
@@ -330,6 +407,43 @@ impl Payload for RoundOffer {
     fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let bad = |fault: String| Malformed::new("round offer", fault);
         let o = wire::RoundOffer::decode(bytes).map_err(|e| bad(e.to_string()))?;
+        let needs = needs::parse(&o.needs)?;
+        // An offer of a newer coordinator may hold what cannot be read here; it says so itself.
+        let unknown = needs::unknown(&needs);
+        Self::read(o, needs).map_err(|e| match unknown {
+            None => e,
+            Some(unknown) => bad(format!(
+                "{}; the offer needs {unknown}, which agent {VERSION} does not know: update the agent",
+                e.fault
+            )),
+        })
+    }
+
+    fn to_payload(&self) -> Vec<u8> {
+        wire::RoundOffer {
+            deployment: self.deployment.to_string(),
+            node_id: self.node_id.to_string(),
+            round: self.round.0,
+            window: self.window,
+            model: self.model.to_string(),
+            base_version: self.base_version.0,
+            base_digest: self.base_digest.to_bytes(),
+            base_size: self.base_size,
+            lease: Bytes::copy_from_slice(&self.lease.0),
+            expires_unix_ms: self.expires.0,
+            max_delta_bytes: self.max_delta_bytes,
+            codec: self.codec.to_string(),
+            training: Some((&self.training).into()),
+            budget: (!self.budget.is_unbounded()).then(|| (&self.budget).into()),
+            needs: self.needs.iter().map(ToString::to_string).collect(),
+        }
+        .encode_to_vec()
+    }
+}
+
+impl RoundOffer {
+    fn read(o: wire::RoundOffer, needs: Vec<Need>) -> Result<Self, Malformed> {
+        let bad = |fault: String| Malformed::new("round offer", fault);
         if o.base_size == 0 || o.base_size > MAX_MODEL_BYTES {
             return Err(bad(format!(
                 "base_size is {}, must be 1 to {MAX_MODEL_BYTES}",
@@ -353,25 +467,73 @@ impl Payload for RoundOffer {
                 .training
                 .ok_or_else(|| bad("training is missing".into()))?
                 .try_into()?,
+            budget: o
+                .budget
+                .map(Budget::try_from)
+                .transpose()?
+                .unwrap_or_default(),
+            needs,
         })
     }
+}
 
-    fn to_payload(&self) -> Vec<u8> {
-        wire::RoundOffer {
-            deployment: self.deployment.to_string(),
-            node_id: self.node_id.to_string(),
-            round: self.round.0,
-            window: self.window,
-            model: self.model.to_string(),
-            base_version: self.base_version.0,
-            base_digest: self.base_digest.to_bytes(),
-            base_size: self.base_size,
-            lease: Bytes::copy_from_slice(&self.lease.0),
-            expires_unix_ms: self.expires.0,
-            max_delta_bytes: self.max_delta_bytes,
-            codec: self.codec.to_string(),
-            training: Some((&self.training).into()),
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A plain offer of the first version.
+    pub(crate) fn offer() -> RoundOffer {
+        RoundOffer {
+            deployment: "chicago".parse().expect("a name"),
+            node_id: NodeId::of_key(&[7; 32]),
+            round: RoundId(7),
+            window: 0,
+            model: "post".parse().expect("a name"),
+            base_version: ModelVersion(2),
+            base_digest: Digest::of(b"base"),
+            base_size: 40_000,
+            lease: Lease([9; 16]),
+            expires: UnixMillis(1_790_000_000_000),
+            max_delta_bytes: 1 << 20,
+            codec: Codec::F32,
+            budget: Budget::default(),
+            training: Training {
+                trainable: Trainable::All,
+                epochs: 1,
+                batch: 32,
+                optimizer: Optimizer::Sgd {
+                    learning_rate: 0.01,
+                    momentum: 0.9,
+                    weight_decay: 0.0,
+                },
+                clip_norm: Some(1.0),
+                schedule: Schedule::Constant,
+                norm_mode: NormMode::Frozen,
+                seed: 1,
+                rotate_deg: 0.0,
+            },
+            needs: vec![],
         }
-        .encode_to_vec()
+    }
+
+    #[test]
+    fn an_offer_that_cannot_be_read_says_what_it_needs_when_that_is_why() {
+        let mut newer = wire::RoundOffer::decode(&offer().to_payload()[..]).expect("decoded");
+        newer.codec = "q4".into();
+        let fault = |o: &wire::RoundOffer| {
+            let e = RoundOffer::parse(&o.encode_to_vec()).expect_err("unreadable");
+            e.to_string()
+        };
+        assert!(!fault(&newer).contains("needs"), "{}", fault(&newer));
+        newer.needs = vec!["small-deltas".into()];
+        let said = fault(&newer);
+        for part in [
+            "codec \"q4\"",
+            "`small-deltas`",
+            VERSION,
+            "update the agent",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
     }
 }

@@ -47,8 +47,15 @@ impl Refusal {
     /// The reason as listings and logs show it, e.g. `wrong-base`.
     #[must_use]
     pub fn name(&self) -> String {
-        self.reason
-            .as_str_name()
+        self.reason.name()
+    }
+}
+
+impl Reason {
+    /// The reason as listings and logs show it, e.g. `wrong-base`.
+    #[must_use]
+    pub fn name(self) -> String {
+        self.as_str_name()
             .trim_start_matches("REASON_")
             .to_ascii_lowercase()
             .replace('_', "-")
@@ -59,7 +66,9 @@ fn code(reason: Reason) -> Code {
     match reason {
         Reason::Unspecified => Code::Unknown,
         Reason::Unauthenticated => Code::Unauthenticated,
-        Reason::Token | Reason::UnknownKey | Reason::BadSignature => Code::PermissionDenied,
+        Reason::Token | Reason::UnknownKey | Reason::BadSignature | Reason::Retired => {
+            Code::PermissionDenied
+        }
         Reason::Malformed
         | Reason::AlteredPayload
         | Reason::WrongShape

@@ -8,7 +8,7 @@ use crate::{
     delta::Metrics,
     envelope::Payload,
     ids::{Deployment, Digest, ModelName, ModelVersion, NodeId, RoundId, UnixMillis},
-    offer::{MAX_MODEL_BYTES, clip},
+    offer::{MAX_MODEL_BYTES, Trainable, clip},
     wire,
 };
 
@@ -69,6 +69,9 @@ pub struct Provenance {
     pub fixed_point_bits: u32,
     /// In order of node id.
     pub contributions: Vec<Contribution>,
+    /// Which parameters moved.
+    #[serde(default)]
+    pub trainable: Trainable,
 }
 
 /// A release, signed by the release key.
@@ -156,6 +159,7 @@ impl TryFrom<wire::Provenance> for Provenance {
             clip_norm,
             weight_cap: p.weight_cap,
             fixed_point_bits: p.fixed_point_bits,
+            trainable: Trainable::parse("provenance", &p.trainable)?,
             contributions: p
                 .contributions
                 .into_iter()
@@ -214,6 +218,7 @@ impl Payload for ReleaseManifest {
                     clip_factor: c.clip_factor,
                 })
                 .collect(),
+            trainable: p.trainable.to_wire(),
         });
         wire::ReleaseManifest {
             deployment: self.deployment.to_string(),

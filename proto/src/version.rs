@@ -5,8 +5,10 @@
 //! callers know nothing of Lamplight.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
+    str::FromStr,
     task::{Context, Poll},
 };
 
@@ -15,7 +17,9 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::{
+    Malformed,
     ids::UnixMillis,
+    offer::clip,
     refusal::{Reason, Refusal},
 };
 
@@ -33,6 +37,51 @@ pub const VERSION_HEADER: &str = "lamplight-version";
 
 /// Header of answers with the coordinator's clock, in milliseconds since 1970 UTC.
 pub const TIME_HEADER: &str = "lamplight-unix-ms";
+
+/// A version of these programs, without what may follow behind `-` or `+`: a build on the way to a
+/// version speaks like that version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProgramVersion {
+    major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+impl ProgramVersion {
+    /// `major.minor.patch`.
+    #[must_use]
+    pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
+        Self {
+            major,
+            minor,
+            patch,
+        }
+    }
+}
+
+impl fmt::Display for ProgramVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl FromStr for ProgramVersion {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let parse = || {
+            let core = text.split(['-', '+']).next()?;
+            let mut parts = core.split('.').map(|part| {
+                // `parse` alone would take a sign.
+                let plain = part.bytes().all(|b| b.is_ascii_digit());
+                plain.then(|| part.parse().ok())?
+            });
+            let version = Self::new(parts.next()??, parts.next()??, parts.next()??);
+            parts.next().is_none().then_some(version)
+        };
+        parse()
+            .ok_or_else(|| Malformed::new("version", format!("{:?} is not like 0.1.0", clip(text))))
+    }
+}
 
 fn stamp(headers: &mut HeaderMap, protocol: u32) {
     headers.insert(PROTOCOL_HEADER, HeaderValue::from(protocol));
@@ -216,6 +265,29 @@ where
 mod tests {
     use super::*;
     use std::convert::Infallible;
+
+    #[test]
+    fn versions_order_by_number_and_marks_behind_them_do_not_count() {
+        let v = |text: &str| text.parse::<ProgramVersion>();
+        assert_eq!(v("0.2.0"), Ok(ProgramVersion::new(0, 2, 0)));
+        assert!(v("0.10.0").ok() > v("0.9.7").ok() && v("1.0.0").ok() > v("0.99.99").ok());
+        assert_eq!(v("0.2.0-rc.1"), v("0.2.0"));
+        assert_eq!(v("0.2.0+g79ef5a1"), v("0.2.0"));
+        for bad in [
+            "",
+            "unknown",
+            "1",
+            "1.2",
+            "1.2.3.4",
+            "+1.2.3",
+            "1.-2.3",
+            "1..3",
+            "4294967296.0.0",
+        ] {
+            assert!(v(bad).is_err(), "{bad:?}");
+        }
+        assert!(v(VERSION).is_ok(), "this build's own");
+    }
 
     async fn call(protocol: Option<&str>, path: &str) -> (Option<Refusal>, HeaderMap) {
         let mut service = ServerVersions.layer(tower::service_fn(|_: Request<Body>| async {

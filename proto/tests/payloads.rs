@@ -68,7 +68,9 @@ fn offer() -> RoundOffer {
         expires: UnixMillis(1_790_000_000_000),
         max_delta_bytes: 1 << 20,
         codec: Codec::F32,
+        budget: Default::default(),
         training: Training {
+            trainable: Default::default(),
             epochs: 1,
             batch: 32,
             optimizer: Optimizer::Sgd {
@@ -82,6 +84,7 @@ fn offer() -> RoundOffer {
             seed: 1,
             rotate_deg: 0.0,
         },
+        needs: vec![],
     }
 }
 
@@ -93,6 +96,7 @@ fn release() -> ReleaseManifest {
         digest: Digest::of(b"gguf"),
         size: 40_000,
         provenance: Some(Provenance {
+            trainable: Default::default(),
             round: RoundId(7),
             base_version: ModelVersion(2),
             base_digest: Digest::of(b"base"),
@@ -241,6 +245,7 @@ prop_compose! {
         rotate_deg in 0.0..=180.0_f32,
     ) -> Training {
         Training {
+            trainable: Default::default(),
             epochs: counts.0,
             batch: counts.1,
             seed: counts.2,
@@ -261,8 +266,10 @@ prop_compose! {
         base_digest in digest(),
         lease in any::<[u8; 16]>(),
         training in any_training(),
+        needs in proptest::collection::vec("[a-z0-9-]{1,32}", 0..5),
     ) -> RoundOffer {
         RoundOffer {
+            budget: Default::default(),
             deployment: names.0,
             node_id: names.1,
             model: names.2,
@@ -276,6 +283,7 @@ prop_compose! {
             lease: Lease(lease),
             codec: Codec::F32,
             training,
+            needs: needs.iter().map(|n| name(n)).collect(),
         }
     }
 }
@@ -306,6 +314,7 @@ prop_compose! {
         contributions in proptest::collection::vec(any_contribution(), 0..6),
     ) -> Provenance {
         Provenance {
+            trainable: Default::default(),
             round: RoundId(numbers.0),
             base_version: ModelVersion(numbers.1),
             weight_cap: numbers.2,

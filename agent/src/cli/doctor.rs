@@ -38,11 +38,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // The findings are the news; logs only when something is odd.
-    let log = Log {
-        filter: "warn".to_owned(),
-        ..Log::default()
-    };
-    log.start();
+    Log::usual("warn").start();
     let loaded = args.joining.file.load(&Flags {
         source: args.source,
         threads: args.threads,

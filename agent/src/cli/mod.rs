@@ -15,7 +15,8 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use lamplight_proto::{
-    ids::Label,
+    ids::{Label, NodeId},
+    keys::SigningKey,
     settings::{Log, SettingsError},
     tls::Address,
     token::JoinToken,
@@ -91,7 +92,7 @@ struct Joining {
     /// A file that holds the join token; `run` enrols with it first where that is needed
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// A name for people: letters, digits, `-`, `_`, `.` [default: the node's directory's name]
+    /// A name for people: letters, digits, `-`, `_`, `.` [default: the node's id]
     #[arg(long, value_name = "NAME")]
     name: Option<Label>,
 }
@@ -143,8 +144,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let done = match args.command {
         Command::Enrol(a) => enrol::run(a).await,
         Command::Run(a) => run::run(a).await,
-        Command::Status(a) => status::run(&a),
-        Command::Config(c) => config::run(&c),
+        Command::Status(a) => {
+            usual_logs();
+            status::run(&a)
+        }
+        Command::Config(c) => {
+            usual_logs();
+            config::run(&c)
+        }
         Command::Doctor(a) => doctor::run(a).await,
     };
     match done {
@@ -163,7 +170,7 @@ fn complain(e: &anyhow::Error) {
 
 /// Logs of a command that reads no configuration.
 fn usual_logs() {
-    Log::default().start();
+    Log::usual("info").start();
 }
 
 /// Whether somebody said no, as against something breaking.
@@ -200,9 +207,14 @@ async fn join(
     token: &JoinToken,
     tries: Option<u32>,
 ) -> anyhow::Result<Enrolled> {
-    let name = loaded
-        .label()
-        .context("no name could be made up; give --name")?;
+    // Unless one is given, the node's id: names of directories and hosts stay here.
+    let name = match &loaded.settings.name {
+        Some(name) => name.clone(),
+        None => {
+            let key = SigningKey::load_or_create(&home.dir.signing_key())?;
+            NodeId::of_key(&key.public()).as_str().parse()?
+        }
+    };
     let address = loaded.coordinator()?;
     let ask = |request: lamplight_proto::wire::EnrolRequest| {
         crate::enrol::insist(tries, move || {

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args as ClapArgs;
 
-use super::{FileArg, usual_logs};
+use super::FileArg;
 use crate::{
     dir::NodeDir,
     settings::Flags,
@@ -33,7 +33,6 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    usual_logs();
     let loaded = args.file.load(&Flags {
         dir: args.dir.clone(),
         ..Flags::default()

@@ -1,62 +1,61 @@
 //! The node's samples.
 
+use lamplight_models::samples::Samples;
 use lamplight_proto::doctor::Finding;
 
 use crate::source::{SourceError, SourceSpec};
 
 /// What is there to train on.
-struct Seen {
+#[derive(Debug)]
+pub(super) struct Data {
     origin: String,
-    train: usize,
-    held_out: usize,
-    /// Class and windows to train on.
-    classes: Vec<(String, usize)>,
+    pub(super) train: Samples,
+    pub(super) held_out: Samples,
 }
 
-fn look(spec: &SourceSpec) -> Result<Seen, SourceError> {
+fn look(spec: &SourceSpec) -> Result<Data, SourceError> {
     let source = spec.open()?;
-    let about = source.describe();
-    let (train, held_out) = (source.train()?, source.held_out()?);
-    let counts = train.class_counts();
-    Ok(Seen {
-        origin: about.origin,
-        train: train.len(),
-        held_out: held_out.len(),
-        classes: about.classes.into_iter().zip(counts).collect(),
+    Ok(Data {
+        origin: source.describe().origin,
+        train: source.train()?,
+        held_out: source.held_out()?,
     })
 }
 
 /// Whether the source opens and has something to learn from.
-pub(super) fn source(spec: &SourceSpec) -> Finding {
-    const CHECK: &str = "data source";
-    let seen = match look(spec) {
-        Ok(seen) => seen,
+pub(super) fn source(spec: &SourceSpec) -> (Finding, Option<Data>) {
+    match look(spec) {
+        Ok(data) => (judge(spec, &data), Some(data)),
         Err(e) => {
-            return Finding::fault(
-                CHECK,
-                format!("{spec}: {e}"),
-                "mend the data, or set source.spec to what is there",
-            );
+            let says = format!("{spec}: {e}");
+            let remedy = "mend the data, or set source.spec to what is there";
+            (Finding::fault(CHECK, says, remedy), None)
         }
-    };
-    let present: Vec<String> = (seen.classes.iter())
+    }
+}
+
+const CHECK: &str = "data source";
+
+fn judge(spec: &SourceSpec, data: &Data) -> Finding {
+    let counts = data.train.class_counts();
+    let present: Vec<String> = (data.train.classes.iter().zip(counts))
         .filter(|(_, n)| *n > 0)
         .map(|(name, n)| format!("{name} {n}"))
         .collect();
     let says = format!(
-        "{}: {} windows to train on, {} held out; {}",
-        seen.origin,
-        seen.train,
-        seen.held_out,
+        "{}: {} to train on, {} held out; {}",
+        data.origin,
+        data.train.len(),
+        data.held_out.len(),
         present.join(", ")
     );
     let more = "let the source collect more, or see whether its options leave everything out";
-    if seen.train == 0 {
+    if data.train.is_empty() {
         Finding::fault(CHECK, format!("{spec} has nothing to train on"), more)
     } else if present.len() == 1 {
         Finding::warning(CHECK, format!("{says}: a single class"), more)
-    } else if seen.held_out == 0 {
-        let remedy = "leave some windows held out; without them nobody sees whether it learns";
+    } else if data.held_out.is_empty() {
+        let remedy = "leave some held out; without them nobody sees whether it learns";
         Finding::warning(CHECK, says, remedy)
     } else {
         Finding::ok(CHECK, says)

@@ -71,11 +71,7 @@ pub(super) fn store(dir: &NodeDir) -> (Finding, Option<Store>) {
 }
 
 /// Whose directory it is, and the newest time that was written down in it.
-pub(super) fn standing(
-    store: Option<Store>,
-    dir: &NodeDir,
-    _: &Loaded,
-) -> (Option<UnixMillis>, Standing) {
+pub(super) fn standing(store: Option<Store>, dir: &NodeDir) -> (Option<UnixMillis>, Standing) {
     let Some(store) = store else {
         let standing = if dir.database().exists() {
             Standing::Unknown

@@ -43,7 +43,7 @@ pub async fn examine(loaded: Result<Loaded, SettingsError>, machine: &dyn Machin
             findings.push(disk::speed(root));
             let (found, seen) = home::store(&dir);
             findings.push(found);
-            (newest, standing) = home::standing(seen, &dir, &loaded);
+            (newest, standing) = home::standing(seen, &dir);
         } else {
             standing = Standing::Outside;
         }
@@ -71,20 +71,32 @@ pub async fn examine(loaded: Result<Loaded, SettingsError>, machine: &dyn Machin
         peer.map(|at| ("the coordinator", at)),
     ));
 
-    if let Ok(root) = loaded.dir().map(NodeDir::at)
-        && root.root().exists()
+    let (found, data) = match loaded.source() {
+        Ok(spec) => {
+            let (found, data) = data::source(spec);
+            (Some(found), data)
+        }
+        Err(_) => (None, None),
+    };
+    let mut newest_model = None;
+    if let Ok(root) = loaded.dir()
+        && root.exists()
     {
-        let (found, model) = training::models(&root);
+        let (found, newest) = training::models(&NodeDir::at(root));
         findings.extend(found);
-        findings.push(training::room(machine, root.root(), model.as_ref()));
-        findings.push(training::memory(machine, &loaded.limits(), model.as_ref()));
-    } else {
-        findings.push(training::memory(machine, &loaded.limits(), None));
+        findings.push(training::room(machine, root, newest.as_ref()));
+        newest_model = newest;
     }
+    let (limits, data) = (loaded.limits(), data.as_ref());
+    findings.push(training::memory(
+        machine,
+        &limits,
+        newest_model.as_ref(),
+        data,
+    ));
+    findings.extend(training::energy(&limits));
     findings.push(training::device(machine, &loaded.settings.training));
-    if let Ok(spec) = loaded.source() {
-        findings.push(data::source(spec));
-    }
+    findings.extend(found);
     Report::of(findings)
 }
 

@@ -6,46 +6,74 @@ use std::{
     time::SystemTime,
 };
 
-use lamplight_models::{lane, quant::gguf};
+use lamplight_models::{
+    lane::{self, LaneKind},
+    model::Model,
+    ops::NormMode,
+    quant::gguf,
+    train::{Augment, Footprint, OptimizerConfig, Schedule, TrainConfig, Trainable},
+};
 use lamplight_proto::{
     doctor::{Finding, Machine, bytes, disk},
     ids::Digest,
 };
 
-use crate::{dir::NodeDir, limits::Limits, settings::Training};
+use super::data::Data;
+use crate::{
+    dir::NodeDir,
+    limits::Limits,
+    power::{Meter, POWERCAP},
+    settings::Training,
+};
 
 /// Samples in a batch, where no task has said yet: the usual number.
-const BATCH: u64 = 32;
+const BATCH: usize = 32;
 
 /// What is kept free where no model is known yet.
 const UNKNOWN_ROOM: u64 = 64 << 20;
 
-/// What the newest model here is known to need.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Needs {
+/// The newest model here that is whole.
+#[derive(Debug)]
+pub(super) struct Newest {
     /// Bytes of the file.
     file: u64,
-    /// Values it learns.
-    parameters: u64,
-    /// Values of all activations of one sample.
-    activations: u64,
+    model: Model,
 }
 
-impl Needs {
-    /// Weights, gradients, two moments of the optimizer and the base the delta is taken from, each 4
-    /// bytes a value; and a batch's activations with their gradients.
-    fn memory(self) -> u64 {
-        let values = 5 * self.parameters + 2 * BATCH * self.activations;
-        4 * values + self.file
-    }
-
+impl Newest {
     /// Two model files, a checkpoint (weights and moments) written beside the one before it, a delta.
-    fn room(self) -> u64 {
-        2 * self.file + 4 * self.parameters * (3 * 2 + 1)
+    fn room(&self) -> u64 {
+        2 * self.file + 4 * self.model.parameter_count() as u64 * (3 * 2 + 1)
+    }
+
+    /// Bytes that training holds, by the very count that a task's budget is judged by.
+    fn memory(&self, data: &Data) -> Result<u64, String> {
+        let lane = lane::open(LaneKind::Cpu, 1).map_err(|e| e.to_string())?;
+        let usual = TrainConfig {
+            epochs: 1,
+            batch: BATCH,
+            // Both moments: the most any optimizer holds.
+            optimizer: OptimizerConfig::AdamW {
+                learning_rate: 1e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.0,
+            },
+            clip_norm: None,
+            schedule: Schedule::default(),
+            trainable: Trainable::default(),
+            norm_mode: NormMode::default(),
+            augment: Augment::default(),
+            seed: 0,
+        };
+        Footprint::of(&self.model, &usual, &lane, &data.train, &data.held_out)
+            .map(|footprint| footprint.total())
+            .map_err(|e| e.to_string())
     }
 }
 
-fn read(path: &Path, file: &[u8]) -> Result<Needs, String> {
+fn read(path: &Path, file: &[u8]) -> Result<Newest, String> {
     let name = path
         .file_stem()
         .and_then(|s| s.to_str())
@@ -59,12 +87,9 @@ fn read(path: &Path, file: &[u8]) -> Result<Needs, String> {
     }
     let unusable = |e: String| format!("{}: {e}", path.display());
     let model = gguf::read(file).map_err(|e| unusable(e.to_string()))?;
-    let checked = model.check().map_err(|e| unusable(e.to_string()))?;
-    let values = |shape: &Vec<usize>| shape.iter().product::<usize>() as u64;
-    Ok(Needs {
+    Ok(Newest {
         file: file.len() as u64,
-        parameters: model.parameter_count() as u64,
-        activations: checked.shapes.iter().map(values).sum(),
+        model,
     })
 }
 
@@ -85,17 +110,17 @@ fn kept(dir: &NodeDir) -> Vec<PathBuf> {
 }
 
 /// Whether the model files are what their names say; what the newest good one needs.
-pub(super) fn models(dir: &NodeDir) -> (Vec<Finding>, Option<Needs>) {
+pub(super) fn models(dir: &NodeDir) -> (Vec<Finding>, Option<Newest>) {
     const CHECK: &str = "model files";
     let mut findings = Vec::new();
     let mut newest = None;
     let files = kept(dir);
     for path in &files {
-        let needs = fs::read(path)
+        let found = fs::read(path)
             .map_err(|e| format!("{} cannot be read: {e}", path.display()))
             .and_then(|file| read(path, &file));
-        match needs {
-            Ok(needs) => newest = newest.or(Some(needs)),
+        match found {
+            Ok(found) => newest = newest.or(Some(found)),
             Err(says) => findings.push(Finding::warning(
                 CHECK,
                 says,
@@ -114,15 +139,20 @@ pub(super) fn models(dir: &NodeDir) -> (Vec<Finding>, Option<Needs>) {
 }
 
 /// Whether the disk has room for a task.
-pub(super) fn room(machine: &dyn Machine, dir: &Path, model: Option<&Needs>) -> Finding {
+pub(super) fn room(machine: &dyn Machine, dir: &Path, model: Option<&Newest>) -> Finding {
     match model {
-        Some(needs) => disk::space(machine, dir, needs.room(), "the newest model's next task"),
+        Some(newest) => disk::space(machine, dir, newest.room(), "the newest model's next task"),
         None => disk::space(machine, dir, UNKNOWN_ROOM, "a model and its task"),
     }
 }
 
 /// Whether training fits into the budget, and the budget into the machine.
-pub(super) fn memory(machine: &dyn Machine, limits: &Limits, model: Option<&Needs>) -> Finding {
+pub(super) fn memory(
+    machine: &dyn Machine,
+    limits: &Limits,
+    newest: Option<&Newest>,
+    data: Option<&Data>,
+) -> Finding {
     const CHECK: &str = "memory";
     let available = match machine.available_memory() {
         Ok(available) => available,
@@ -131,30 +161,42 @@ pub(super) fn memory(machine: &dyn Machine, limits: &Limits, model: Option<&Need
             return Finding::warning(CHECK, says, "see with the system's own tools");
         }
     };
+    let budget = limits.budget.memory_bytes;
     let has = format!("{} are available", bytes(available));
-    if let Some(budget) = limits.memory_bytes
-        && budget > available
-    {
+    if let Some(budget) = budget.filter(|budget| *budget > available) {
         return Finding::fault(
             CHECK,
             format!("limits.memory_mib allows {}, but only {has}", bytes(budget)),
             "lower limits.memory_mib, or end other programs",
         );
     }
-    let room = limits.memory_bytes.unwrap_or(available);
-    let whose = match limits.memory_bytes {
+    let whose = match budget {
         Some(budget) => format!("limits.memory_mib allows {}, {has}", bytes(budget)),
         None => format!("{has}, no budget is set"),
     };
-    let Some(model) = model else {
-        return Finding::ok(CHECK, format!("{whose}; no model has been pulled yet"));
+    let need = match (newest, data) {
+        (Some(newest), Some(data)) => newest.memory(data),
+        (None, _) => return Finding::ok(CHECK, format!("{whose}; no model has been pulled yet")),
+        (_, None) => {
+            return Finding::ok(CHECK, format!("{whose}; without data nothing is trained"));
+        }
     };
-    let need = model.memory();
+    let need = match need {
+        Ok(need) => need,
+        Err(e) => {
+            let says = format!("{whose}; the newest model's need cannot be found: {e}");
+            return Finding::warning(
+                CHECK,
+                says,
+                "see with `lamplight model show` what it takes in",
+            );
+        }
+    };
     let says = format!(
-        "the newest model needs about {} to train (batches of {BATCH}); {whose}",
+        "the newest model needs {} to train on this data (batches of {BATCH}); {whose}",
         bytes(need)
     );
-    if need > room {
+    if need > budget.unwrap_or(available) {
         Finding::fault(
             CHECK,
             says,
@@ -163,6 +205,26 @@ pub(super) fn memory(machine: &dyn Machine, limits: &Limits, model: Option<&Need
     } else {
         Finding::ok(CHECK, says)
     }
+}
+
+/// Whether a limit of energy can be kept.
+pub(super) fn energy(limits: &Limits) -> Option<Finding> {
+    const CHECK: &str = "energy";
+    let joules = limits.budget.energy_joules?;
+    let meter = Meter::open(Path::new(POWERCAP), limits.assumed_power_watts);
+    Some(if meter.is_some() {
+        Finding::ok(
+            CHECK,
+            format!("limits.energy_joules is {joules}, and it can be measured"),
+        )
+    } else {
+        Finding::fault(
+            CHECK,
+            format!("limits.energy_joules is {joules}, but nothing here measures energy"),
+            "set limits.assumed_power_watts to what the machine draws, or let the agent read \
+             /sys/class/powercap",
+        )
+    })
 }
 
 /// Whether the device that is configured can be used.

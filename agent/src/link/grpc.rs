@@ -209,7 +209,8 @@ impl Link for GrpcLink {
                 steps,
                 loss,
             }),
-            ReportEvent::Failure(reason) => Event::Failure(wire::Failure { reason }),
+            ReportEvent::Failure(told) => Event::Failure(told.into()),
+            ReportEvent::Waiting(told) => Event::Waiting(told.into()),
         };
         let request = wire::ReportRequest {
             round: report.round.0,

@@ -17,6 +17,7 @@ pub mod twin;
 use std::{future::Future, time::Duration};
 
 use lamplight_proto::{
+    cause::Told,
     delta::{DeltaManifest, Receipt},
     envelope::Signed,
     ids::{Digest, Lease, RoundId, UnixMillis},
@@ -114,7 +115,9 @@ pub enum ReportEvent {
         loss: f64,
     },
     /// It ended without a delta.
-    Failure(String),
+    Failure(Told),
+    /// It has not begun.
+    Waiting(Told),
 }
 
 /// What a node asks of its coordinator. Every call may be repeated and answers the same.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use lamplight_proto::{
+    cause::Told,
     chunk::{Receiving, chunks},
     delta::{DeltaManifest, Receipt},
     envelope::{Signed, TrustedKeys, Verified},
@@ -53,6 +54,7 @@ struct State {
     offer: Option<Signed<RoundOffer>>,
     open: Option<Verified<RoundOffer>>,
     closed: bool,
+    retired: bool,
     uploads: HashMap<Digest, Upload>,
     begun: Vec<Digest>,
     reports: Vec<Report>,
@@ -89,6 +91,7 @@ impl Twin {
                 offer: None,
                 open: None,
                 closed: false,
+                retired: false,
                 uploads: HashMap::new(),
                 begun: Vec::new(),
                 reports: Vec::new(),
@@ -145,6 +148,11 @@ impl Twin {
     /// Hands out this envelope, whoever signed it.
     pub fn hand_out(&self, offer: Signed<RoundOffer>) {
         self.state().offer = Some(offer);
+    }
+
+    /// Refuses every call from now on: an operator retired the node.
+    pub fn retire(&self) {
+        self.state().retired = true;
     }
 
     /// Closes the open round.
@@ -220,14 +228,14 @@ impl Twin {
         self.state().reports.clone()
     }
 
-    /// Reasons of the failures reported.
+    /// What was told of the failures reported.
     #[must_use]
-    pub fn failures(&self) -> Vec<String> {
+    pub fn failures(&self) -> Vec<Told> {
         let reports = self.reports().into_iter();
         reports
             .filter_map(|r| match r.event {
-                ReportEvent::Failure(reason) => Some(reason),
-                ReportEvent::Progress { .. } => None,
+                ReportEvent::Failure(told) => Some(told),
+                ReportEvent::Progress { .. } | ReportEvent::Waiting(_) => None,
             })
             .collect()
     }
@@ -241,6 +249,9 @@ impl Twin {
             let mut state = self.state();
             state.calls += 1;
             let calls = state.calls;
+            if state.retired {
+                return refuse(Reason::Retired, "the node was retired by an operator");
+            }
             match state.cut {
                 Some((at, Moment::Before)) if calls >= at => None,
                 Some((at, Moment::After)) if calls > at => None,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use lamplight_proto::{
+    cause::{OfferFault, Told},
     delta::{DeltaManifest, Receipt, TensorEntry},
     envelope::{Signed, TrustedKeys, Verified},
     ids::{Digest, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis},
@@ -17,7 +18,7 @@ use lamplight_proto::{
 };
 use proptest::prelude::*;
 
-use super::{Effect, Event, Known, Outcome, Phase};
+use super::{Effect, Event, Known, Outcome, Phase, Why};
 use crate::store::{Store, phase::Keys};
 
 const NOW: UnixMillis = UnixMillis(1_000);
@@ -84,6 +85,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer> {
     let offer = RoundOffer {
+        budget: Default::default(),
         deployment: if fault == 1 { "other" } else { "fleet" }
             .parse()
             .expect("a name"),
@@ -103,6 +105,7 @@ fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer
         max_delta_bytes: 1,
         codec: Codec::F32,
         training: Terms {
+            trainable: Default::default(),
             epochs: 1,
             batch: 1,
             optimizer: Optimizer::Sgd {
@@ -115,6 +118,11 @@ fn offer(lease: u8, version: u64, content: u8, fault: u8) -> Verified<RoundOffer
             norm_mode: NormMode::Frozen,
             seed: 1,
             rotate_deg: 0.0,
+        },
+        needs: if fault == 4 {
+            vec!["a-later-feature".parse().expect("a name")]
+        } else {
+            vec![]
         },
     };
     Signed::seal(offer, &keys().0)
@@ -205,6 +213,7 @@ impl World {
                     node_id: me(),
                     now: NOW,
                     highest: self.store.highest(&offer.model).expect("read"),
+                    beyond: None,
                     done_before: self.store.done_before(offer.lease).expect("read"),
                 };
                 Event::Offered(Box::new(offer), known)
@@ -224,7 +233,7 @@ impl World {
                 };
                 Event::Accepted(Box::new(receipt(p.manifest(), *ours)))
             }
-            Happening::Failed => Event::Failed("it broke".into()),
+            Happening::Failed => Event::Failed(Why::new(Told::Other, "it broke")),
             Happening::Refused => Event::Refused(Refusal::new(Reason::NonFinite, "no")),
             Happening::Unwanted => Event::Unwanted("over".into()),
             Happening::PowerCut => return None,
@@ -246,13 +255,15 @@ impl World {
                     assert!(o.expires > NOW, "an expired offer was taken up");
                     assert!(self.opened.insert(o.lease), "a lease was worked on twice");
                     assert!(o.base_version.0 >= self.highest, "rolled back");
+                    assert!(o.needs.is_empty(), "took up what it does not know");
                     self.highest = o.base_version.0;
                     let known = self.contents.entry(self.highest).or_insert(o.base_digest);
                     assert_eq!(*known, o.base_digest, "one version, two contents");
                 }
                 Effect::Decline { offer, .. } => {
                     assert!(matches!(next, Phase::Idle(_)));
-                    assert!(offer.base_version.0 <= self.highest);
+                    let known = offer.needs.is_empty();
+                    assert!(!known || offer.base_version.0 <= self.highest);
                     assert!(self.opened.insert(offer.lease));
                     self.closed.insert(offer.lease, Outcome::Declined);
                 }
@@ -420,6 +431,7 @@ fn offers_against_what_is_known_are_declined_or_ignored() {
         node_id: me(),
         now: NOW,
         highest: Some((ModelVersion(3), Digest::of(&[3, 0]))),
+        beyond: None,
         done_before: false,
     };
     let effects = |offer: Verified<RoundOffer>, known: &Known| {
@@ -429,8 +441,9 @@ fn offers_against_what_is_known_are_declined_or_ignored() {
     let (phase, e) = effects(offer(1, 2, 0, 0), &known);
     assert_eq!(phase, "idle");
     assert!(
-        matches!(&e[..], [Effect::Decline { reason, .. }, Effect::Report { .. }]
-            if reason == "the offer's base is version 2, this node has already seen version 3")
+        matches!(&e[..], [Effect::Decline { reason, .. }, Effect::Report { told, .. }]
+            if reason == "the offer's base is version 2, this node has already seen version 3"
+                && *told == Told::Offer(OfferFault::Rollback { offered: 2, highest: 3 }))
     );
     let (_, e) = effects(offer(1, 3, 1, 0), &known);
     assert!(matches!(
@@ -446,6 +459,15 @@ fn offers_against_what_is_known_are_declined_or_ignored() {
         assert_eq!(phase, "idle");
         assert!(matches!(&e[..], [Effect::Warn(_)]), "fault {fault}");
     }
+    let (phase, e) = effects(offer(1, 4, 0, 4), &known);
+    assert_eq!(phase, "idle");
+    let version = lamplight_proto::version::VERSION;
+    let said = format!(
+        "this offer needs `a-later-feature`, which agent {version} does not know; update the agent"
+    );
+    assert!(
+        matches!(&e[..], [Effect::Decline { reason, .. }, Effect::Report { .. }] if *reason == said)
+    );
     known.done_before = true;
     let (phase, e) = effects(offer(1, 4, 0, 0), &known);
     assert!(phase == "idle" && e.is_empty());

@@ -25,12 +25,12 @@ impl Idle {
             Verdict::Ignore(declined) => {
                 (Phase::Idle(self), vec![Effect::Warn(declined.to_string())])
             }
-            Verdict::Decline(declined) => {
+            Verdict::Decline(declined, told) => {
                 let reason = declined.to_string();
                 let report = Effect::Report {
                     round: offer.round,
                     lease: offer.lease,
-                    reason: reason.clone(),
+                    told,
                 };
                 (
                     Phase::Idle(self),

@@ -29,6 +29,7 @@ mod history;
 use std::fmt;
 
 use lamplight_proto::{
+    cause::Told,
     delta::{DeltaManifest, Receipt},
     envelope::Verified,
     ids::{Digest, Lease, RoundId},
@@ -67,11 +68,31 @@ pub enum Event {
     /// The coordinator keeps the delta.
     Accepted(Box<Verified<Receipt>>),
     /// The task cannot be done here; the coordinator should know.
-    Failed(String),
+    Failed(Why),
     /// The coordinator refuses the delta for good.
     Refused(Refusal),
     /// The round no longer waits for this node.
     Unwanted(String),
+}
+
+/// Why a task cannot be done: in full for the journal on this node, and what the coordinator is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// Leaves the node.
+    pub told: Told,
+    /// Stays here. May name files, columns, labels.
+    pub full: String,
+}
+
+impl Why {
+    /// `full` is cut to what a journal should hold.
+    #[must_use]
+    pub fn new(told: Told, full: impl fmt::Display) -> Self {
+        Self {
+            told,
+            full: full.to_string().chars().take(MOST_REASON).collect(),
+        }
+    }
 }
 
 /// How a task ended.
@@ -140,8 +161,8 @@ pub enum Effect {
         round: RoundId,
         /// Lease of the task.
         lease: Lease,
-        /// What went wrong.
-        reason: String,
+        /// What went wrong, as far as it leaves the node.
+        told: Told,
     },
     /// Nothing to write; people should know.
     Warn(String),
@@ -209,28 +230,31 @@ fn close(offer: &RoundOffer, outcome: Outcome, reason: Option<String>) -> Step {
     (Phase::idle(), vec![close])
 }
 
-/// Characters of a reason kept and sent: enough for any sentence, too few to fill a table.
+/// Characters of a reason kept: enough for any sentence, too few to fill a table.
 const MOST_REASON: usize = 1000;
 
 /// Back to idle, with the task closed as failed and the coordinator to be told.
-fn fail(offer: &RoundOffer, reason: String) -> Step {
-    give_up(offer, Outcome::Failed, &reason)
+fn fail(offer: &RoundOffer, why: Why) -> Step {
+    give_up(offer, Outcome::Failed, why)
 }
 
 /// Back to idle, with the coordinator's reason in the journal. The coordinator is told as well: it
 /// would wait until the deadline for another delta, and a lease is worked on once.
 fn refused(offer: &RoundOffer, r: &Refusal) -> Step {
-    let reason = format!("refused: {}: {}", r.name(), r.message);
-    give_up(offer, Outcome::Refused, &reason)
+    let full = format!("refused: {}: {}", r.name(), r.message);
+    give_up(
+        offer,
+        Outcome::Refused,
+        Why::new(Told::Refused(r.reason), full),
+    )
 }
 
-fn give_up(offer: &RoundOffer, outcome: Outcome, reason: &str) -> Step {
-    let reason: String = reason.chars().take(MOST_REASON).collect();
-    let (phase, mut effects) = close(offer, outcome, Some(reason.clone()));
+fn give_up(offer: &RoundOffer, outcome: Outcome, why: Why) -> Step {
+    let (phase, mut effects) = close(offer, outcome, Some(why.full));
     effects.push(Effect::Report {
         round: offer.round,
         lease: offer.lease,
-        reason,
+        told: why.told,
     });
     (phase, effects)
 }

@@ -1,9 +1,14 @@
 //! Whether an offer that the release key signed holds against what the node knows.
 
 use lamplight_proto::{
+    cause::{OfferFault, Told},
     ids::{Deployment, Digest, ModelVersion, NodeId, UnixMillis},
+    needs,
     offer::RoundOffer,
+    version::VERSION,
 };
+
+use crate::limits::Beyond;
 
 /// What a node knows when it judges an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub struct Known {
     pub highest: Option<(ModelVersion, Digest)>,
     /// Whether the journal has a finished task with the offer's lease.
     pub done_before: bool,
+    /// Why the node's own limits, or the task's, rule it out here.
+    pub beyond: Option<Beyond>,
 }
 
 /// Why a signed offer is not taken up.
@@ -47,6 +54,9 @@ pub enum Declined {
         /// The coordinator's time.
         now: i64,
     },
+    /// It cannot be done as asked by an agent of this version.
+    #[error("this offer needs {0}, which agent {VERSION} does not know; update the agent")]
+    Unknown(String),
     /// An older release than one already believed: somebody replays a signed offer.
     #[error("the offer's base is version {got}, this node has already seen version {highest}")]
     Rollback {
@@ -55,6 +65,9 @@ pub enum Declined {
         /// Highest version seen.
         highest: ModelVersion,
     },
+    /// More than may be used here.
+    #[error(transparent)]
+    Beyond(Beyond),
     /// One version, two contents.
     #[error("the offer's base {version} has digest {got}, this node knows it as {want}")]
     TwoContents {
@@ -76,8 +89,8 @@ pub(super) enum Verdict {
     DoneBefore,
     /// Not ours to answer.
     Ignore(Declined),
-    /// Ours, and against what we know: the coordinator should hear of it.
-    Decline(Declined),
+    /// Ours, and against what we know: the coordinator should hear of it, in these words.
+    Decline(Declined, Told),
 }
 
 /// Judges an offer. The release key's signature has been checked: that is what a
@@ -107,21 +120,39 @@ pub(super) fn judge(offer: &RoundOffer, known: &Known) -> Verdict {
             now: known.now.0,
         });
     }
-    // 4. Versions only rise, and each has one content.
+    // 4. It must ask for nothing this agent has never heard of: it would do another task.
+    if let Some(unknown) = needs::unknown(&offer.needs) {
+        return Verdict::Decline(
+            Declined::Unknown(unknown),
+            Told::Offer(OfferFault::UnknownNeed),
+        );
+    }
+    // 5. Versions only rise, and each has one content.
     match known.highest {
         Some((highest, _)) if offer.base_version < highest => {
-            Verdict::Decline(Declined::Rollback {
+            let declined = Declined::Rollback {
                 got: offer.base_version,
                 highest,
-            })
+            };
+            let fault = OfferFault::Rollback {
+                offered: offer.base_version.0,
+                highest: highest.0,
+            };
+            Verdict::Decline(declined, Told::Offer(fault))
         }
         Some((highest, digest)) if offer.base_version == highest && offer.base_digest != digest => {
-            Verdict::Decline(Declined::TwoContents {
+            let declined = Declined::TwoContents {
                 version: highest,
                 got: offer.base_digest,
                 want: digest,
-            })
+            };
+            let fault = OfferFault::TwoContents { version: highest.0 };
+            Verdict::Decline(declined, Told::Offer(fault))
         }
-        _ => Verdict::Take,
+        _ => match &known.beyond {
+            // 6. It must not use more than it may.
+            Some(beyond) => Verdict::Decline(Declined::Beyond(beyond.clone()), beyond.told()),
+            None => Verdict::Take,
+        },
     }
 }

@@ -28,7 +28,7 @@ impl Preparing {
     pub fn step(self, event: Event) -> Step {
         match event {
             Event::BaseReady => (Phase::Training(Training::new(self.offer)), Vec::new()),
-            Event::Failed(reason) => fail(&self.offer, reason),
+            Event::Failed(why) => fail(&self.offer, why),
             Event::Refused(r) => refused(&self.offer, &r),
             Event::Unwanted(why) => close(&self.offer, Outcome::Dropped, Some(why)),
             Event::Offered(..) | Event::Learned(_) | Event::Accepted(_) => {

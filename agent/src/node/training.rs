@@ -42,7 +42,7 @@ impl Training {
                 let next = Uploading::new(self.offer, (*manifest).clone());
                 (Phase::Uploading(next), vec![Effect::Describe(manifest)])
             }
-            Event::Failed(reason) => fail(&self.offer, reason),
+            Event::Failed(why) => fail(&self.offer, why),
             Event::Refused(r) => refused(&self.offer, &r),
             Event::Unwanted(why) => close(&self.offer, Outcome::Dropped, Some(why)),
             Event::Offered(..) | Event::BaseReady | Event::Learned(_) | Event::Accepted(_) => {

@@ -95,7 +95,7 @@ impl Uploading {
                 effects.insert(0, Effect::Keep(self.offer.lease, receipt));
                 (phase, effects)
             }
-            Event::Failed(reason) => fail(&self.offer, reason),
+            Event::Failed(why) => fail(&self.offer, why),
             Event::Refused(r) => refused(&self.offer, &r),
             Event::Unwanted(why) => close(&self.offer, Outcome::Dropped, Some(why)),
             Event::Offered(..) | Event::BaseReady | Event::Learned(_) | Event::Accepted(_) => {

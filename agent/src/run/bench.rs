@@ -26,6 +26,7 @@ use lamplight_proto::{
 use super::{Agent, Config};
 use crate::{
     home::Home,
+    limits::Limits,
     link::twin::Twin,
     node::Phase,
     source::{SampleSource, SourceError, SourceInfo},
@@ -99,6 +100,7 @@ pub(super) fn base() -> Vec<u8> {
 
 pub(super) fn terms() -> Terms {
     Terms {
+        trainable: Default::default(),
         epochs: 2,
         batch: 8,
         optimizer: Optimizer::Sgd {
@@ -162,6 +164,7 @@ impl Bench {
                 threads: 1,
                 checkpoint_every: Duration::ZERO,
                 report_every: Duration::from_millis(1),
+                limits: Limits::default(),
             },
             opened,
         }
@@ -173,6 +176,7 @@ impl Bench {
 
     pub(super) fn offer(&self, round: u64, version: u64) -> RoundOffer {
         RoundOffer {
+            budget: Default::default(),
             deployment: self.twin.deployment(),
             node_id: self.node.clone(),
             round: RoundId(round),
@@ -186,6 +190,7 @@ impl Bench {
             max_delta_bytes: 1 << 20,
             codec: Codec::F32,
             training: terms(),
+            needs: vec![],
         }
     }
 

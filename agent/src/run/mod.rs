@@ -13,6 +13,7 @@ mod idle;
 mod preparing;
 mod training;
 mod uploading;
+mod why;
 
 #[cfg(test)]
 mod bench;
@@ -28,7 +29,7 @@ use std::{
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
     envelope::TrustedKeys,
-    ids::{Digest, UnixMillis},
+    ids::{Digest, Lease, UnixMillis},
     keys::{KeyError, SigningKey},
     offer::RoundOffer,
     refusal::{Reason, Refusal},
@@ -37,6 +38,7 @@ use lamplight_proto::{
 use crate::{
     dir::NodeDir,
     home::Home,
+    limits::Limits,
     link::{Backoff, Link, LinkError, Report, ReportEvent, backoff::jittered},
     lock::DirLock,
     node::{Effect, Event, Phase},
@@ -65,6 +67,8 @@ pub struct Config {
     pub checkpoint_every: Duration,
     /// At most one progress report in this time.
     pub report_every: Duration,
+    /// What the node's owner allows, whatever a task asks.
+    pub limits: Limits,
 }
 
 /// Why an agent cannot go on. What it was doing is on disk, and another start goes on with it.
@@ -93,7 +97,7 @@ pub enum AgentError {
         /// Who enrolled.
         want: String,
     },
-    /// Coordinator and agent speak different protocols.
+    /// Coordinator and agent speak different protocols, or an operator retired this node.
     #[error("the coordinator refuses this agent: {0}")]
     Refused(Refusal),
 }
@@ -129,6 +133,8 @@ pub struct Agent<L> {
     /// The wait that came with the last poll.
     wait: Duration,
     clock_warned: bool,
+    /// The offer whose waiting the coordinator has heard of.
+    waiting_told: Option<Lease>,
 }
 
 impl<L: Link> Agent<L> {
@@ -171,6 +177,7 @@ impl<L: Link> Agent<L> {
             running,
             wait: Duration::ZERO,
             clock_warned: false,
+            waiting_told: None,
         };
         agent.tidy();
         if let Some(offer) = agent.phase.offer() {
@@ -289,6 +296,11 @@ impl<L: Link> Agent<L> {
         }
     }
 
+    /// The coordinator's time, or before its first word this machine's.
+    fn time(&self) -> UnixMillis {
+        self.clock.map_or_else(UnixMillis::now, Clock::now)
+    }
+
     /// Why an offer is not worth going on with, by the coordinator's clock if that is known.
     fn expired(&self, offer: &RoundOffer) -> Option<String> {
         let now = self.clock?.now();
@@ -316,7 +328,7 @@ impl<L: Link> Agent<L> {
         match self.link.report(report).await {
             Ok(wanted) => Ok(wanted),
             Err(LinkError::Refused(r)) => {
-                no_protocol(&r)?;
+                not_for_good(&r)?;
                 tracing::debug!("the report was refused: {r}");
                 Ok(true)
             }
@@ -351,12 +363,12 @@ impl<L: Link> Agent<L> {
     }
 }
 
-/// A coordinator that speaks another protocol ends the agent: waiting teaches neither of them.
-fn no_protocol(refusal: &Refusal) -> Result<(), AgentError> {
-    if refusal.reason == Reason::Protocol {
-        Err(AgentError::Refused(refusal.clone()))
-    } else {
-        Ok(())
+/// Refusals that end the agent: a coordinator that speaks another protocol, for waiting teaches neither
+/// of them, and one whose operator retired this node, for that is never undone.
+fn not_for_good(refusal: &Refusal) -> Result<(), AgentError> {
+    match refusal.reason {
+        Reason::Protocol | Reason::Retired => Err(AgentError::Refused(refusal.clone())),
+        _ => Ok(()),
     }
 }
 

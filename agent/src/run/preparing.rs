@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use lamplight_proto::offer::RoundOffer;
+use lamplight_proto::{cause::Told, offer::RoundOffer};
 
-use super::{Agent, AgentError, no_protocol};
+use super::{Agent, AgentError, not_for_good, why::disk};
 use crate::{
     link::{Link, LinkError},
-    node::Event,
+    node::{Event, Why},
     pull::{PullError, pull},
 };
 
@@ -48,19 +48,20 @@ impl<L: Link> Agent<L> {
             }
             match e {
                 PullError::Link(LinkError::Refused(r)) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     return Ok(Some(Event::Refused(r)));
                 }
                 PullError::Altered { .. } | PullError::Chunk(_) => {
                     altered += 1;
                     if altered >= MOST_ALTERATIONS {
-                        let reason = format!("the base model was pulled {altered} times: {e}");
-                        return Ok(Some(Event::Failed(reason)));
+                        let full = format!("the base model was pulled {altered} times: {e}");
+                        return Ok(Some(Event::Failed(Why::new(Told::Transfer, full))));
                     }
                     tracing::warn!(round = %offer.round, "{e}; pulling again");
                 }
-                PullError::Io { .. } => {
-                    return Ok(Some(Event::Failed(format!("pulling the base model: {e}"))));
+                PullError::Io { ref source, .. } => {
+                    let full = format!("pulling the base model: {e}");
+                    return Ok(Some(Event::Failed(disk(source, full))));
                 }
                 PullError::Link(e) => self.wait_out(&e).await,
                 PullError::Short { .. } => {

@@ -10,10 +10,12 @@ use std::{
 
 use lamplight_models::{lane::LaneKind, quant::gguf, samples::Samples};
 use lamplight_proto::{
+    cause::{DataFault, Disk, OfferFault, Part, Told, TrainingFault},
     envelope::{Signed, TrustedKeys},
     ids::{Digest, Lease, UnixMillis},
     keys::SigningKey,
     offer::Optimizer,
+    refusal::Reason,
 };
 
 use super::{
@@ -253,7 +255,7 @@ async fn altered_model_bytes_are_never_parsed_and_the_failure_is_reported() {
     bench.until_done(&mut agent).await;
     assert_eq!(bench.tasks()[0].outcome.as_deref(), Some("failed"));
     let failures = bench.twin.failures();
-    assert!(failures[0].contains("digest"), "{failures:?}");
+    assert_eq!(failures, [Told::Transfer]);
     assert_eq!(bench.opened.load(Ordering::Relaxed), 0);
     assert_eq!(bench.twin.bytes_pulled(), 3 * bench.base_size);
 }
@@ -306,10 +308,11 @@ async fn an_older_release_than_one_seen_is_declined_and_reported_even_after_a_re
         assert!(matches!(agent.phase(), Phase::Idle(_)));
     }
     let failures = bench.twin.failures();
-    assert!(
-        failures[0].contains("already seen version 5"),
-        "{failures:?}"
-    );
+    let rollback = OfferFault::Rollback {
+        offered: 4,
+        highest: 5,
+    };
+    assert_eq!(failures, [Told::Offer(rollback)]);
     let task = &bench.tasks()[0];
     assert_eq!((task.round, task.outcome.as_deref()), (2, Some("declined")));
     assert_eq!(bench.twin.accepted().len(), 1);
@@ -330,11 +333,16 @@ async fn training_that_diverges_is_reported_with_where_and_why() {
     let mut agent = bench.agent().await;
     bench.until_done(&mut agent).await;
     let failures = bench.twin.failures();
-    assert!(failures[0].contains("not finite in epoch"), "{failures:?}");
+    let non_finite = matches!(
+        failures[..],
+        [Told::Training(TrainingFault::NonFinite { .. })]
+    );
+    assert!(non_finite, "{failures:?}");
     assert!(bench.twin.begun().is_empty(), "nothing was sent");
     let task = &bench.tasks()[0];
     assert_eq!(task.outcome.as_deref(), Some("failed"));
-    assert_eq!(task.reason.as_deref(), Some(failures[0].as_str()));
+    let reason = task.reason.as_deref().unwrap_or_default();
+    assert!(reason.contains("not finite in epoch"), "{reason}");
 }
 
 #[tokio::test]
@@ -361,7 +369,37 @@ async fn data_that_does_not_fit_the_model_is_reported() {
     let mut agent = bench.agent().await;
     bench.until_done(&mut agent).await;
     let failures = bench.twin.failures();
-    assert!(failures[0].contains("windows of [2, 16]"), "{failures:?}");
+    assert_eq!(failures, [Told::Misfit(Part::Shape)]);
+    let reason = bench.tasks()[0].reason.clone().unwrap_or_default();
+    assert!(reason.contains("windows of [2, 16]"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_an_error_says_of_the_data_stays_in_the_journal() {
+    let mut bench = Bench::new();
+    bench.config.source = Arc::new(|| {
+        Err(SourceError::Line {
+            file: "ana/kitchen.csv".into(),
+            line: 7,
+            fault: "`asleep` is no number".to_owned(),
+            remedy: "mend the line",
+        })
+    });
+    bench.twin.open(bench.offer(1, 1));
+    let mut agent = bench.agent().await;
+    bench.until_done(&mut agent).await;
+    let failures = bench.twin.failures();
+    assert_eq!(failures, [Told::Data(DataFault::Malformed)]);
+    let said = failures[0].to_string();
+    assert!(
+        !said.contains("kitchen") && !said.contains("asleep"),
+        "{said}"
+    );
+    let kept = bench.tasks()[0].reason.clone().unwrap_or_default();
+    assert!(
+        kept.contains("ana/kitchen.csv") && kept.contains("asleep"),
+        "{kept}"
+    );
 }
 
 #[tokio::test]
@@ -415,7 +453,7 @@ async fn a_delta_lost_from_the_disk_is_reported_not_made_up() {
     *bytes.last_mut().expect("not empty") ^= 1;
     fs::write(&path, bytes).expect("damaged");
     bench.until_done(&mut agent).await;
-    assert!(bench.twin.failures()[0].contains("damaged on disk"));
+    assert_eq!(bench.twin.failures(), [Told::Storage(Disk::Damaged)]);
     assert!(bench.twin.accepted().is_empty());
 }
 
@@ -437,12 +475,9 @@ async fn a_refused_delta_ends_the_task_and_the_coordinator_need_not_wait_for_ano
     let task = &bench.tasks()[0];
     assert_eq!(task.outcome.as_deref(), Some("refused"));
     let failures = bench.twin.failures();
-    assert_eq!(failures.len(), 1, "{failures:?}");
-    assert!(
-        failures[0].starts_with("refused: unknown-key"),
-        "{failures:?}"
-    );
-    assert_eq!(task.reason.as_deref(), Some(failures[0].as_str()));
+    assert_eq!(failures, [Told::Refused(Reason::UnknownKey)]);
+    let reason = task.reason.as_deref().unwrap_or_default();
+    assert!(reason.starts_with("refused: unknown-key"), "{reason}");
 }
 
 #[tokio::test]
@@ -490,4 +525,39 @@ async fn a_phase_row_that_was_tampered_with_is_not_believed() {
     assert!(
         matches!(e, Some(AgentError::Store(ref s)) if s.to_string().contains("no trusted key"))
     );
+}
+
+#[tokio::test]
+async fn a_retired_node_ends_its_work_and_its_agent_with_the_coordinators_reason() {
+    let ended = |e: Result<(), AgentError>| match e {
+        Err(AgentError::Refused(r)) => assert!(r.message.contains("retired"), "{r}"),
+        other => panic!("{other:?}"),
+    };
+    // Idle: at the next poll.
+    let bench = Bench::new();
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    bench.twin.retire();
+    ended(agent.turn(&stop).await);
+    drop(agent);
+
+    // Training: that ends first, long before its last epoch.
+    let bench = Bench::new();
+    let mut offer = bench.offer(1, 1);
+    offer.training.epochs = 1000;
+    bench.twin.open(offer);
+    let mut agent = bench.agent().await;
+    while !matches!(agent.phase(), Phase::Training(_)) {
+        agent.turn(&stop).await.expect("turned");
+    }
+    let retiring = async {
+        while bench.twin.reports().len() < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        bench.twin.retire();
+    };
+    let (turned, ()) = tokio::join!(agent.turn(&stop), retiring);
+    turned.expect("training ended");
+    assert!(bench.twin.begun().is_empty());
+    ended(agent.turn(&stop).await);
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use lamplight_proto::{
+    cause::{Disk, Told},
     chunk::CHUNK_BYTES,
     delta::Receipt,
     envelope::Verified,
@@ -16,10 +17,10 @@ use lamplight_proto::{
 };
 use tokio::sync::mpsc;
 
-use super::{Agent, AgentError, no_protocol};
+use super::{Agent, AgentError, not_for_good, why::disk};
 use crate::{
     link::{CHUNKS_IN_FLIGHT, Link, LinkError},
-    node::{Event, Uploading},
+    node::{Event, Uploading, Why},
 };
 
 /// Times a transfer is begun anew after an answer that makes no sense, before the task is given up.
@@ -51,8 +52,8 @@ impl<L: Link> Agent<L> {
     pub(super) async fn uploading(&mut self, upload: &Uploading) -> Result<Event, AgentError> {
         let m = upload.manifest();
         let path = self.dir.delta(m.lease);
-        if let Err(reason) = intact(path.clone(), m.digest).await {
-            return Ok(Event::Failed(reason));
+        if let Err(why) = intact(path.clone(), m.digest).await {
+            return Ok(Event::Failed(why));
         }
         let mut restarts = 0;
         let mut furthest = 0;
@@ -82,11 +83,11 @@ impl<L: Link> Agent<L> {
                     return Ok(Event::Unwanted(r.message));
                 }
                 NoReceipt::AtBegin(r) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     return Ok(Event::Refused(r));
                 }
                 NoReceipt::Later(r) => {
-                    no_protocol(&r)?;
+                    not_for_good(&r)?;
                     // Bytes lost or altered on the way, or an upload forgotten: worth another try.
                     let passing = matches!(
                         r.reason,
@@ -102,7 +103,7 @@ impl<L: Link> Agent<L> {
                 }
                 NoReceipt::Unbelievable(why) => {
                     if restarts >= MOST_RESTARTS {
-                        return Ok(Event::Failed(why));
+                        return Ok(Event::Failed(Why::new(Told::Other, why)));
                     }
                     why
                 }
@@ -149,7 +150,7 @@ impl<L: Link> Agent<L> {
 }
 
 /// Whether the delta on disk is still the one that was signed.
-async fn intact(path: PathBuf, want: Digest) -> Result<(), String> {
+async fn intact(path: PathBuf, want: Digest) -> Result<(), Why> {
     let shown = path.display().to_string();
     let hashed = tokio::task::spawn_blocking(move || -> io::Result<Digest> {
         let mut file = fs::File::open(&path)?;
@@ -165,11 +166,15 @@ async fn intact(path: PathBuf, want: Digest) -> Result<(), String> {
     });
     match hashed.await {
         Ok(Ok(got)) if got == want => Ok(()),
-        Ok(Ok(got)) => Err(format!(
-            "{shown} was damaged on disk: its digest is {got}, {want} was signed"
+        Ok(Ok(got)) => Err(Why::new(
+            Told::Storage(Disk::Damaged),
+            format!("{shown} was damaged on disk: its digest is {got}, {want} was signed"),
         )),
-        Ok(Err(e)) => Err(format!("{shown}: {e}")),
-        Err(e) => Err(format!("{shown}: the reading thread broke: {e}")),
+        Ok(Err(e)) => Err(disk(&e, format!("{shown}: {e}"))),
+        Err(e) => Err(Why::new(
+            Told::Storage(Disk::Failed),
+            format!("{shown}: the reading thread broke: {e}"),
+        )),
     }
 }
 
@@ -240,6 +245,7 @@ mod tests {
         let e = intact(path, Digest::of(b"other"))
             .await
             .expect_err("damaged");
-        assert!(e.contains("damaged on disk"), "{e}");
+        assert!(e.full.contains("damaged on disk"), "{}", e.full);
+        assert_eq!(e.told, Told::Storage(Disk::Damaged));
     }
 }

@@ -28,7 +28,10 @@ use rusqlite_migration::{Error as MigrationError, M, MigrationDefinitionError, M
 use crate::lock::DirLock;
 
 /// Numbered, only ever appended to.
-const SQL: &[M<'static>] = &[M::up(include_str!("sql/0001_node.sql"))];
+const SQL: &[M<'static>] = &[
+    M::up(include_str!("sql/0001_node.sql")),
+    M::up(include_str!("sql/0002_outbox.sql")),
+];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(SQL);
 
 /// How long `status` waits for a running agent's write.

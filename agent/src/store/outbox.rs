@@ -1,6 +1,9 @@
-//! Failures the coordinator has not heard of yet.
+//! Failures the coordinator has not heard of yet, as it will hear them.
 
-use lamplight_proto::ids::{Lease, RoundId};
+use lamplight_proto::{
+    cause::Told,
+    ids::{Lease, RoundId},
+};
 use rusqlite::params;
 
 use super::{Store, StoreError};
@@ -14,8 +17,14 @@ pub struct Letter {
     pub round: RoundId,
     /// Lease of the task.
     pub lease: Lease,
-    /// What went wrong.
-    pub reason: String,
+    /// What is sent.
+    pub told: Told,
+}
+
+/// How a row holds what is told.
+pub(super) fn to_json(told: Told) -> String {
+    // Numbers and closed words: there is nothing JSON could refuse.
+    serde_json::to_string(&told).unwrap_or_else(|_| "\"other\"".to_owned())
 }
 
 impl Store {
@@ -26,7 +35,7 @@ impl Store {
     pub fn outbox(&self) -> Result<Vec<Letter>, StoreError> {
         let mut query = self
             .sql
-            .prepare("SELECT id, round, lease, reason FROM outbox ORDER BY id")
+            .prepare("SELECT id, round, lease, told FROM outbox ORDER BY id")
             .map_err(|e| self.fail(e))?;
         let rows = query
             .query_map([], |row| {
@@ -40,13 +49,13 @@ impl Store {
             .map_err(|e| self.fail(e))?;
         let mut letters = Vec::new();
         for row in rows {
-            let (id, round, lease, reason) = row.map_err(|e| self.fail(e))?;
+            let (id, round, lease, told) = row.map_err(|e| self.fail(e))?;
             letters.push(Letter {
                 id,
                 round: RoundId(u64::try_from(round).map_err(|e| self.damaged("the outbox", e))?),
                 lease: Lease::try_from(lease.as_slice())
                     .map_err(|e| self.damaged("the outbox", e))?,
-                reason,
+                told: serde_json::from_str(&told).map_err(|e| self.damaged("the outbox", e))?,
             });
         }
         Ok(letters)
@@ -61,5 +70,36 @@ impl Store {
             .execute("DELETE FROM outbox WHERE id = ?1", params![id])
             .map(drop)
             .map_err(|e| self.fail(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+
+    #[test]
+    fn free_words_of_an_older_agent_are_not_sent() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("agent.db");
+        let sql = Connection::open(&path).expect("opened");
+        sql.execute_batch(include_str!("sql/0001_node.sql"))
+            .expect("made");
+        sql.pragma_update(None, "user_version", 1).expect("set");
+        sql.execute(
+            "INSERT INTO outbox (round, lease, reason) VALUES (3, ?1, 'cannot read kitchen.csv')",
+            params![[7_u8; 16]],
+        )
+        .expect("kept");
+        drop(sql);
+        let store = Store::open(&path).expect("brought up to date");
+        let letters = store.outbox().expect("read");
+        let want = Letter {
+            id: 1,
+            round: RoundId(3),
+            lease: Lease([7; 16]),
+            told: Told::Other,
+        };
+        assert_eq!(letters, [want]);
     }
 }

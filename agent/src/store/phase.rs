@@ -8,7 +8,7 @@ use lamplight_proto::{
 };
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::{Damage, Store, StoreError, to_sql};
+use super::{Damage, Store, StoreError, outbox, to_sql};
 use crate::node::{Effect, Phase, Preparing, Training, Uploading};
 
 /// The keys that what is read back must be signed with.
@@ -220,16 +220,13 @@ fn prepare(effect: &Effect, at: UnixMillis) -> Result<Statement<'_>, StoreError>
             )
             .map(drop)
         }),
-        Effect::Report {
-            round,
-            lease,
-            reason,
-        } => {
+        Effect::Report { round, lease, told } => {
             let round = to_sql("round", round.0)?;
+            let told = outbox::to_json(*told);
             Box::new(move |tx| {
                 tx.execute(
-                    "INSERT INTO outbox (round, lease, reason) VALUES (?1, ?2, ?3)",
-                    params![round, lease.0, reason],
+                    "INSERT INTO outbox (round, lease, told) VALUES (?1, ?2, ?3)",
+                    params![round, lease.0, told],
                 )
                 .map(drop)
             })

@@ -1,5 +1,6 @@
 //! The agent as a process of its own, and its real link, over sockets and mutual TLS.
 
+mod doctor;
 mod edge;
 
 use std::{
@@ -81,7 +82,9 @@ fn offer(twin: &Twin, node: &NodeId, base: Digest, base_size: u64, epochs: u32) 
         expires: UnixMillis(i64::MAX),
         max_delta_bytes: 16 << 20,
         codec: Codec::F32,
+        budget: Default::default(),
         training: Training {
+            trainable: Default::default(),
             epochs,
             batch: 8,
             optimizer: Optimizer::Sgd {
@@ -95,6 +98,7 @@ fn offer(twin: &Twin, node: &NodeId, base: Digest, base_size: u64, epochs: u32) 
             seed: 3,
             rotate_deg: 0.0,
         },
+        needs: vec![],
     }
 }
 

@@ -33,8 +33,16 @@ const PROGRESS_TIME: Duration = Duration::from_secs(60);
 const TURN: Duration = Duration::from_secs(30);
 
 impl House {
+    fn may_call(&self, peer: &Peer) -> Result<(), Fault> {
+        match peer {
+            Peer::Node(id) => self.node(id).map(drop),
+            Peer::Operator(_) => Ok(()),
+        }
+    }
+
     /// Opens a blob for a caller who may have it.
     fn open_for(&self, peer: &Peer, digest: Digest, offset: u64) -> Result<(File, u64), Fault> {
+        self.may_call(peer)?;
         let may = self.store.read(|c| match peer {
             Peer::Node(_) => releases::is_model_file(c, digest),
             Peer::Operator(_) => releases::names(c, digest),
@@ -87,12 +95,13 @@ impl Models for Desk {
         &self,
         request: Request<GetReleaseRequest>,
     ) -> Result<Response<GetReleaseReply>, Status> {
-        self.peer(&request)?;
+        let peer = self.peer(&request)?;
         let r = request.into_inner();
         let model: ModelName = r.model.parse().map_err(malformed)?;
         let version = (r.version != 0).then_some(ModelVersion(r.version));
         let envelope = self
             .ask(move |house| {
+                house.may_call(&peer)?;
                 let release = house.release(&model, version)?;
                 let signed = Signed::<ReleaseManifest>::from_bytes(&release.envelope);
                 Ok(signed.map_err(|e| StoreError::Damaged {

@@ -9,9 +9,10 @@ use lamplight_proto::{
     wire::{
         BeginBlobReply, BeginBlobRequest, CreateTokenReply, CreateTokenRequest, ListModelsReply,
         ListModelsRequest, ListNodesReply, ListNodesRequest, ListReleasesReply,
-        ListReleasesRequest, ListRoundsReply, ListRoundsRequest, PublishModelRequest, PutBlobReply,
-        PutBlobRequest, ReleaseView, RoundView, ShowRoundRequest, StartRoundsReply,
-        StartRoundsRequest, operator_server::Operator,
+        ListReleasesRequest, ListRoundsReply, ListRoundsRequest, ListTasksReply, ListTasksRequest,
+        NodeView, PublishModelRequest, PutBlobReply, PutBlobRequest, ReleaseView, RoundView,
+        SetNodeStateRequest, ShowNodeRequest, ShowRoundRequest, StartRoundsReply,
+        StartRoundsRequest, StopTaskRequest, TagNodeRequest, TaskView, operator_server::Operator,
     },
 };
 
@@ -20,9 +21,10 @@ use crate::{
     blob::{BlobError, Part},
     fault::Fault,
     house::House,
-    round::start::Start,
-    store::releases,
-    watch::views,
+    roster::{Named, Ruling, Tagging},
+    round::Start,
+    store::{releases, tasks},
+    watch::{nodes::Wanted, views},
 };
 
 fn owner(name: &Label) -> String {
@@ -169,8 +171,41 @@ impl Operator for Desk {
         request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesReply>, Status> {
         self.operator(&request)?;
-        let nodes = self.ask(House::view_nodes).await?;
+        let wanted = Wanted::try_from(request.into_inner()).map_err(malformed)?;
+        let nodes = self.ask(move |house| house.view_nodes(&wanted)).await?;
         Ok(Response::new(ListNodesReply { nodes }))
+    }
+
+    async fn show_node(
+        &self,
+        request: Request<ShowNodeRequest>,
+    ) -> Result<Response<NodeView>, Status> {
+        self.operator(&request)?;
+        let r = request.into_inner();
+        let named: Named = r.node.parse().map_err(malformed)?;
+        let view =
+            (self.ask(move |house| house.view_node(&house.meant(&named)?.id, r.rounds))).await?;
+        Ok(Response::new(view))
+    }
+
+    async fn tag_node(
+        &self,
+        request: Request<TagNodeRequest>,
+    ) -> Result<Response<NodeView>, Status> {
+        self.operator(&request)?;
+        let tagging = Tagging::try_from(request.into_inner()).map_err(malformed)?;
+        let view = (self.ask(move |house| house.view_node(&house.tag(&tagging)?, 0))).await?;
+        Ok(Response::new(view))
+    }
+
+    async fn set_node_state(
+        &self,
+        request: Request<SetNodeStateRequest>,
+    ) -> Result<Response<NodeView>, Status> {
+        self.operator(&request)?;
+        let ruling = Ruling::try_from(request.into_inner()).map_err(malformed)?;
+        let view = (self.ask(move |house| house.view_node(&house.rule(&ruling)?, 0))).await?;
+        Ok(Response::new(view))
     }
 
     async fn start_rounds(
@@ -184,6 +219,27 @@ impl Operator for Desk {
             task: task.0,
             round: round.0,
         }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListTasksReply>, Status> {
+        self.operator(&request)?;
+        let all = self.ask(|house| Ok(house.store.read(tasks::list)?)).await?;
+        Ok(Response::new(ListTasksReply {
+            tasks: all.into_iter().map(views::task).collect(),
+        }))
+    }
+
+    async fn stop_task(
+        &self,
+        request: Request<StopTaskRequest>,
+    ) -> Result<Response<TaskView>, Status> {
+        self.operator(&request)?;
+        let id = TaskId(request.into_inner().task);
+        let course = self.ask(move |house| house.stop_task(id)).await?;
+        Ok(Response::new(views::task(course)))
     }
 
     async fn list_rounds(

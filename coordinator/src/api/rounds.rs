@@ -6,9 +6,11 @@ use tonic::{Request, Response, Status};
 
 use lamplight_proto::{
     Malformed,
+    cause::{Cause, Heard},
     envelope::Signed,
     ids::{Digest, Lease, NodeId, RoundId, UnixMillis},
-    offer::{Codec, RoundOffer},
+    needs,
+    offer::RoundOffer,
     version::peer_version,
     wire::{
         Envelope, PollReply, PollRequest, ReportReply, ReportRequest, report_request::Event,
@@ -20,9 +22,10 @@ use super::{Desk, malformed};
 use crate::{
     fault::Fault,
     house::{House, one_line},
+    round::{PhaseName, phase::Phase},
     store::{
         StoreError,
-        nodes::{self, Sighting},
+        nodes::{self, NodeState, Sighting},
         participants::{self, State},
         releases, rounds, tasks,
     },
@@ -59,8 +62,23 @@ impl House {
             };
             self.store.write(|tx| nodes::seen(tx, id, &sighting))?;
         }
-        if let Some(offer) = self.offer(id, now)? {
-            return Ok((self.config.poll_active, Some(offer)));
+        if node.state == NodeState::Draining {
+            // An idle node has nothing under way; whatever a round still wants of it would be new.
+            if poll.phase == "idle" {
+                self.excuse(&node)?;
+            }
+            return Ok((self.config.poll_idle, None));
+        }
+        while let Some(offer) = self.offer(id, now)? {
+            let Some(lacking) = needs::lacking(&offer.needs, &poll.agent_version) else {
+                let sealed = Signed::seal(offer, &self.release_key);
+                return Ok((self.config.poll_active, Some(sealed.signed().to_wire())));
+            };
+            // Not offered: the agent would ignore what it does not know and do another task. The
+            // round stops waiting for it; another one may still want it.
+            if !self.give_up(offer.round, id, &lacking)? {
+                break;
+            }
         }
         let is_active = self
             .store
@@ -74,8 +92,8 @@ impl House {
     }
 
     /// The offer of the oldest round that waits for this node. The same each time: same lease, same
-    /// expiry, same signature.
-    fn offer(&self, node: &NodeId, now: UnixMillis) -> Result<Option<Envelope>, Fault> {
+    /// expiry, and so the same signature.
+    fn offer(&self, node: &NodeId, now: UnixMillis) -> Result<Option<RoundOffer>, Fault> {
         let found = self.store.read(|c| {
             let Some(asked) = participants::waited_for(c, node)? else {
                 return Ok(None);
@@ -102,7 +120,7 @@ impl House {
         if now >= round.deadline {
             return Ok(None);
         }
-        let offer = RoundOffer {
+        let mut offer = RoundOffer {
             deployment: self.deployment.clone(),
             node_id: node.clone(),
             round: round.id,
@@ -113,12 +131,17 @@ impl House {
             base_size: base.size,
             lease: asked.lease,
             expires: round.deadline,
-            max_delta_bytes: self.base(base.digest)?.max_delta_bytes,
-            codec: Codec::F32,
+            max_delta_bytes: self
+                .base(base.digest)?
+                .expected(task.training.trainable)
+                .max_delta_bytes,
+            codec: task.codec,
             training: task.training.of_node(round.place, &told_by),
+            budget: task.budget,
+            needs: Vec::new(),
         };
-        let sealed = Signed::seal(offer, &self.release_key);
-        Ok(Some(sealed.signed().to_wire()))
+        offer.needs = needs::of(&offer);
+        Ok(Some(offer))
     }
 
     /// Notes how a task goes. Answers whether the round still waits for this node.
@@ -129,24 +152,44 @@ impl House {
         lease: Lease,
         told: Told,
     ) -> Result<bool, Fault> {
+        self.node(node)?;
         let asked = self.store.read(|c| participants::find(c, round, node))?;
-        let is_waited_for = asked.is_some_and(|p| {
+        let is_waited_for = |p: &participants::Participant| {
             p.lease == lease && matches!(p.state, State::Offered | State::Refused)
-        });
-        if !is_waited_for {
+        };
+        let Some(asked) = asked.filter(is_waited_for) else {
             return Ok(false);
-        }
+        };
         match told {
-            Told::Failure(reason) => {
+            Told::Failure(heard) => {
+                // What was written down when the delta was refused says more than the node's echo.
+                let echo = heard.cause == Some(Cause::Refused) && asked.state == State::Refused;
+                let reason = if echo {
+                    asked.reason
+                } else {
+                    one_line(&heard.to_string(), REASON_CHARS)
+                };
                 self.give_up(round, node, &reason)?;
                 Ok(false)
             }
+            Told::Waiting(heard) => {
+                let wanted = self.phase(round, is_collecting)?;
+                let reason = one_line(&heard.to_string(), REASON_CHARS);
+                if wanted && asked.reason != reason {
+                    tracing::info!(round = round.0, node = %node, reason, "node waits");
+                    self.store
+                        .write(|tx| participants::waits(tx, round, node, &reason))?;
+                }
+                Ok(wanted)
+            }
             Told::Progress(progress) => {
-                let waits = |p: &crate::round::phase::Phase| {
-                    p.name() == crate::round::PhaseName::Collecting
-                };
-                let wanted = self.phase(round, waits)?;
+                let wanted = self.phase(round, is_collecting)?;
                 if wanted {
+                    if asked.state == State::Offered && !asked.reason.is_empty() {
+                        // It waits no longer.
+                        self.store
+                            .write(|tx| participants::waits(tx, round, node, ""))?;
+                    }
                     self.watch.note(round, node, progress);
                 }
                 Ok(wanted)
@@ -155,9 +198,14 @@ impl House {
     }
 }
 
+fn is_collecting(phase: &Phase) -> bool {
+    phase.name() == PhaseName::Collecting
+}
+
 enum Told {
     Progress(Progress),
-    Failure(String),
+    Failure(Heard),
+    Waiting(Heard),
 }
 
 #[tonic::async_trait]
@@ -191,7 +239,8 @@ impl Rounds for Desk {
         let lease = Lease::try_from(&r.lease[..]).map_err(malformed)?;
         let told = match r.event {
             Some(Event::Progress(p)) => Told::Progress(p.try_into().map_err(malformed)?),
-            Some(Event::Failure(f)) => Told::Failure(one_line(&f.reason, REASON_CHARS)),
+            Some(Event::Failure(f)) => Told::Failure(f.into()),
+            Some(Event::Waiting(w)) => Told::Waiting(w.into()),
             None => return Err(malformed(Malformed::new("report", "event is missing"))),
         };
         let round = RoundId(r.round);

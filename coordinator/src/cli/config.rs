@@ -9,7 +9,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use lamplight_proto::settings::{self, Document, Place};
 use serde_json::json;
 
-use super::{FileArg, REFUSED, complain, usual_logs};
+use super::{FileArg, REFUSED, complain};
 use crate::settings::{EXAMPLE, Flags, Loaded};
 
 pub(super) const HELP: &str = "Example:\n  \
@@ -56,7 +56,6 @@ pub(super) struct Given {
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
-    usual_logs();
     let mut out = io::stdout().lock();
     match command {
         Command::Example(format) if format.json => {

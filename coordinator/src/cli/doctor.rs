@@ -37,11 +37,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // The findings are the news; logs only when something is odd.
-    let log = Log {
-        filter: "warn".to_owned(),
-        ..Log::default()
-    };
-    log.start();
+    Log::usual("warn").start();
     let loaded = args.file.load(&Flags {
         dir: args.dir,
         listen: args.listen,

@@ -73,7 +73,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let done = match args.command {
         Command::Init(init) => run_init(init),
         Command::Run(args) => run::run(args).await,
-        Command::Config(command) => config::run(&command),
+        Command::Config(command) => {
+            usual_logs();
+            config::run(&command)
+        }
         Command::Doctor(args) => doctor::run(args).await,
     };
     match done {
@@ -92,7 +95,7 @@ fn complain(e: &anyhow::Error) {
 
 /// Logs of a command that reads no configuration.
 fn usual_logs() {
-    Log::default().start();
+    Log::usual("info").start();
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use lamplight_proto::{
 
 use crate::{
     fault::Fault,
-    house::{Base, House},
+    house::{Expected, House},
     round::engine::awaits,
     store::{
         nodes::Node,
@@ -103,27 +103,27 @@ pub(super) fn open(
     Ok(())
 }
 
-/// Against the round's base, of its size and shapes.
-pub(super) fn content(m: &DeltaManifest, base_digest: Digest, base: &Base) -> Result<(), Fault> {
-    if m.base_digest != base_digest {
+/// Against the round's base, of the size and shapes expected.
+pub(super) fn content(m: &DeltaManifest, base: Digest, expected: &Expected) -> Result<(), Fault> {
+    if m.base_digest != base {
         return refuse(
             Reason::WrongBase,
             format!(
-                "the delta was made against {}, round {} starts from {base_digest}",
+                "the delta was made against {}, round {} starts from {base}",
                 m.base_digest, m.round
             ),
         );
     }
-    if m.size > base.max_delta_bytes {
+    if m.size > expected.max_delta_bytes {
         return refuse(
             Reason::Oversize,
             format!(
                 "the delta has {} bytes, at most {} are taken in round {}",
-                m.size, base.max_delta_bytes, m.round
+                m.size, expected.max_delta_bytes, m.round
             ),
         );
     }
-    for (got, want) in m.tensors.iter().zip(&base.table) {
+    for (got, want) in m.tensors.iter().zip(&expected.table) {
         let same_shape = got.shape.len() == want.shape.len()
             && got
                 .shape
@@ -134,19 +134,19 @@ pub(super) fn content(m: &DeltaManifest, base_digest: Digest, base: &Base) -> Re
             return refuse(
                 Reason::WrongShape,
                 format!(
-                    "the delta has tensor `{}` of shape {:?} where the base has `{}` of shape {:?}",
-                    got.name, got.shape, want.name, want.shape
+                    "the delta has tensor `{}` of shape {:?} where round {} asks for `{}` of shape {:?}",
+                    got.name, got.shape, m.round, want.name, want.shape
                 ),
             );
         }
     }
-    if m.tensors.len() != base.table.len() {
+    if m.tensors.len() != expected.table.len() {
         return refuse(
             Reason::WrongShape,
             format!(
-                "the delta has {} tensors, the base {}",
+                "the delta has {} tensors, {} were asked for",
                 m.tensors.len(),
-                base.table.len()
+                expected.table.len()
             ),
         );
     }

@@ -18,6 +18,7 @@ use lamplight_proto::{
     delta::{DeltaManifest, Receipt},
     envelope::{Signed, TrustedKeys, Verified},
     ids::{Digest, NodeId, RoundId},
+    offer::Trainable,
     refusal::{Reason, Refusal},
     wire,
 };
@@ -31,7 +32,7 @@ use crate::{
     store::{
         StoreError, nodes,
         participants::{self, State},
-        releases, rounds,
+        releases, rounds, tasks,
         uploads::{self, Upload},
     },
 };
@@ -110,17 +111,24 @@ impl House {
 
     fn admit(&self, node: &nodes::Node, m: &DeltaManifest) -> Result<(), Fault> {
         admit::open(self, &node.id, m, m.round)?;
+        let (base, trainable) = self.terms(m.round)?;
+        admit::content(m, base, self.base(base)?.expected(trainable))?;
+        admit::counter(node, m)
+    }
+
+    /// The base a round starts from, and which parameters it moves.
+    fn terms(&self, round: RoundId) -> Result<(Digest, Trainable), Fault> {
         let gone = |what| StoreError::Damaged {
             column: what,
-            fault: format!("what is gone, for round {}", m.round),
+            fault: format!("what is gone, for round {round}"),
         };
-        let base = self.store.read(|c| {
-            let round = rounds::find(c, m.round)?.ok_or_else(|| gone("rounds.id"))?;
-            releases::find(c, &round.model, round.base_version)?
-                .ok_or_else(|| gone("rounds.base_version"))
-        })?;
-        admit::content(m, base.digest, &*self.base(base.digest)?)?;
-        admit::counter(node, m)
+        Ok(self.store.read(|c| {
+            let row = rounds::find(c, round)?.ok_or_else(|| gone("rounds.id"))?;
+            let task = tasks::find(c, row.task)?.ok_or_else(|| gone("rounds.task"))?;
+            let base = releases::find(c, &row.model, row.base_version)?
+                .ok_or_else(|| gone("rounds.base_version"))?;
+            Ok::<_, StoreError>((base.digest, task.training.trainable))
+        })?)
     }
 
     /// Operators see in the round why a node's delta was not taken. Changes nothing for a node that
@@ -149,6 +157,7 @@ impl House {
     /// # Errors
     /// Refuses an upload that has not begun.
     pub fn upload(&self, peer: &NodeId, id: Digest) -> Result<DeltaManifest, Fault> {
+        self.node(peer)?;
         let upload = self.store.read(|c| uploads::of_node(c, peer))?;
         let upload = upload
             .filter(|u| u.manifest_digest == id)
@@ -174,6 +183,7 @@ impl House {
     /// # Errors
     /// Refuses with the reason that fits the fault; the upload is then forgotten, the round unharmed.
     pub fn commit_delta(&self, peer: &NodeId, id: Digest) -> Result<wire::Envelope, Fault> {
+        self.node(peer)?;
         if let Some(done) = self
             .store
             .read(|c| participants::with_manifest(c, peer, id))?
@@ -224,10 +234,11 @@ impl House {
         admit::open(self, peer, m, m.round)?;
         admit::counter(&node, m)?;
         // 1. Shapes, finiteness and norm, in blocks.
-        let base = self.base(m.base_digest)?;
+        let (base, trainable) = self.terms(m.round)?;
+        let base = self.base(base)?;
         let file = self.blobs.uploaded(peer.as_str(), m.digest)?;
         let file = std::io::BufReader::with_capacity(1 << 16, file);
-        let inspected = match inspect(file, &base.table) {
+        let inspected = match inspect(file, &base.expected(trainable).table) {
             Ok(inspected) => inspected,
             Err(e) => {
                 return Err(match e.refusal() {
@@ -285,6 +296,21 @@ impl House {
             Ok(uploads::end(tx, peer)?)
         })?;
         Ok(receipt.signed().to_wire())
+    }
+}
+
+impl House {
+    /// Forgets a node's unfinished upload: row and bytes.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn drop_upload(&self, node: &NodeId) -> Result<(), Fault> {
+        let Some(upload) = self.store.read(|c| uploads::of_node(c, node))? else {
+            return Ok(());
+        };
+        let manifest = manifest_of(&upload)?;
+        self.store.write(|tx| uploads::end(tx, node))?;
+        Ok(self.blobs.discard(node.as_str(), manifest.digest)?)
     }
 }
 

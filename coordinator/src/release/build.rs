@@ -10,10 +10,13 @@
 //! Without the carry an update smaller than half a quantization step would vanish, round after
 //! round; with it such updates add up until they move the weight.
 
-use std::io::{self, Read, Seek};
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Seek},
+};
 
 use lamplight_models::{
-    delta::{Delta, DeltaError, TensorEntry, TensorTable, table},
+    delta::{Delta, DeltaError, TensorEntry, TensorTable, table, table_of},
     model::{Model, ModelError, tensor, values},
     ops::ParamRole,
     quant::{
@@ -23,6 +26,7 @@ use lamplight_models::{
 };
 use lamplight_proto::{
     ids::{Digest, NodeId},
+    offer::Trainable,
     release::{Contribution, Rule},
 };
 
@@ -80,7 +84,8 @@ pub enum BuildError {
 /// Delta files are opened one after the other and read in blocks, so memory does not grow with
 /// their number: about 40 bytes for each of the model's values.
 ///
-/// Running statistics stay the base's: they describe a node's data and are in no delta.
+/// Parameters that were not to move stay the base's, and so do running statistics: they describe a
+/// node's data and are in no delta.
 ///
 /// # Errors
 /// [`BuildError`]; a file whose digest is not its contribution's is one.
@@ -88,11 +93,12 @@ pub fn build<R: Read + Seek>(
     base_gguf: &[u8],
     base_carry: Option<&[u8]>,
     rule: Rule,
+    trainable: Trainable,
     contributions: &[Contribution],
     mut open: impl FnMut(&Contribution) -> io::Result<R>,
 ) -> Result<Built, BuildError> {
     let base = gguf::read(base_gguf).map_err(BuildError::Base)?;
-    let table = table(&base);
+    let table = deltas_hold(&base, trainable);
     let carry = read_carry(base_carry, &base)?;
     let mean = match rule {
         Rule::FedAvg => {
@@ -148,32 +154,54 @@ fn read_carry(carry: Option<&[u8]>, base: &Model) -> Result<Delta, BuildError> {
     Ok(carry)
 }
 
-/// `base + carry + mean`, over the trainable parameters.
+/// The tensors of a delta against this base, when these parameters are to move.
+#[must_use]
+pub fn deltas_hold(base: &Model, trainable: Trainable) -> TensorTable {
+    use lamplight_models::train::Trainable as Set;
+    let set = match trainable {
+        Trainable::All => Set::All,
+        Trainable::Head => Set::Head,
+        Trainable::Bias => Set::Bias,
+        Trainable::Norm => Set::Norm,
+    };
+    table_of(base, set)
+}
+
+/// `base + carry + mean`: the carry over all quantized parameters, the mean over those that moved.
 fn moved(
     base: &Model,
-    table: &[TensorEntry],
+    moved: &[TensorEntry],
     carry: &Delta,
     mean: &Mean,
 ) -> Result<Model, BuildError> {
     let mut new = base.clone();
+    let mut places = BTreeMap::new();
     let mut start = 0;
-    for entry in table {
+    for entry in moved {
         let end = start + entry.value_count();
+        places.insert(entry.name.as_str(), start..end);
+        start = end;
+    }
+    for entry in table(base) {
+        let kept = carry.tensors.get(&entry.name).map(|(_, values)| values);
+        let place = places.get(entry.name.as_str());
+        if kept.is_none() && place.is_none() {
+            continue;
+        }
         // `gguf::read` has checked that the base holds every tensor its graph wants.
         let from = values(&entry.name, &base.params[&entry.name])?;
-        let kept = carry.tensors.get(&entry.name).map(|(_, values)| values);
+        let mut means = place.map(|p| mean.values(p.clone()));
         let sums = from
             .iter()
-            .zip(mean.values(start..end))
             .enumerate()
-            .map(|(i, (&from, mean))| {
+            .map(|(i, &from)| {
                 let kept = kept.map_or(0.0, |k| f64::from(k[i]));
+                let mean = means.as_mut().and_then(Iterator::next).unwrap_or(0.0);
                 (f64::from(from) + kept + mean) as f32
             })
             .collect();
         let sums = tensor(&entry.name, sums, &entry.shape)?;
-        new.params.insert(entry.name.clone(), sums);
-        start = end;
+        new.params.insert(entry.name, sums);
     }
     Ok(new)
 }
@@ -183,7 +211,7 @@ mod tests {
     use super::*;
     use crate::release::fixture::{contribution, delta, gguf, model};
     use proptest::prelude::*;
-    use std::{collections::BTreeMap, io::Cursor};
+    use std::io::Cursor;
 
     /// Builds from deltas in this order; node names and weights follow the delta's number.
     fn built(base: &[u8], carry: Option<&[u8]>, deltas: &[(u64, &Delta)]) -> Built {
@@ -198,7 +226,15 @@ mod tests {
             })
             .collect();
         let open = |c: &Contribution| Ok(Cursor::new(files[&c.node_id].clone()));
-        build(base, carry, Rule::FedAvg, &contributions, open).unwrap()
+        build(
+            base,
+            carry,
+            Rule::FedAvg,
+            Trainable::All,
+            &contributions,
+            open,
+        )
+        .unwrap()
     }
 
     proptest! {
@@ -298,16 +334,16 @@ mod tests {
         let c = contribution("a", &d);
         let ok = |_: &Contribution| Ok(Cursor::new(delta(1).to_bytes()));
         let one = std::slice::from_ref(&c);
-        let e = build(b"nonsense", None, Rule::FedAvg, one, ok).unwrap_err();
+        let e = build(b"nonsense", None, Rule::FedAvg, Trainable::All, one, ok).unwrap_err();
         assert!(matches!(e, BuildError::Base(_)), "{e}");
         // A carry has the quantized tensors only.
         let whole = d.to_bytes();
-        let e = build(&gguf(), Some(&whole), Rule::FedAvg, one, ok).unwrap_err();
+        let e = build(&gguf(), Some(&whole), Rule::FedAvg, Trainable::All, one, ok).unwrap_err();
         assert!(
             matches!(e, BuildError::Carry(DeltaError::Unexpected { .. })),
             "{e}"
         );
-        let e = build(&gguf(), None, Rule::FedAvg, &[], ok).unwrap_err();
+        let e = build(&gguf(), None, Rule::FedAvg, Trainable::All, &[], ok).unwrap_err();
         assert!(
             matches!(e, BuildError::Aggregate(AggregateError::Empty)),
             "{e}"
@@ -315,7 +351,7 @@ mod tests {
         let gone = |_: &Contribution| -> io::Result<Cursor<Vec<u8>>> {
             Err(io::ErrorKind::NotFound.into())
         };
-        let e = build(&gguf(), None, Rule::FedAvg, one, gone).unwrap_err();
+        let e = build(&gguf(), None, Rule::FedAvg, Trainable::All, one, gone).unwrap_err();
         assert!(e.to_string().contains(c.node_id.as_str()), "{e}");
     }
 

@@ -9,7 +9,7 @@ use lamplight_proto::{
     envelope::Signed,
     ids::{Deployment, Digest, Lease, ModelName, ModelVersion, NodeId, RoundId, UnixMillis},
     keys::SigningKey,
-    offer::Codec,
+    offer::{Codec, Trainable},
     release::{Contribution, ReleaseManifest, Rule},
 };
 
@@ -192,7 +192,7 @@ impl State {
         let open = |c: &Contribution| Ok(Cursor::new(read(c.delta_digest)));
         let rule = Rule::FedAvg;
         let (file, carry) = (read(base.digest), carry.as_deref());
-        let built = build(&file, carry, rule, &contributions, open).unwrap();
+        let built = build(&file, carry, rule, Trainable::All, &contributions, open).unwrap();
         put(&self.files.blob(built.digest), &built.gguf);
         let carry = built.carry.as_ref().unwrap();
         put(&self.files.blob(Digest::of(carry)), carry);
@@ -202,6 +202,7 @@ impl State {
             rule,
             clip_norm: Some(CLIP_NORM),
             weight_cap: WEIGHT_CAP,
+            trainable: Trainable::All,
             contributions,
         };
         self.publish(draft(base.version.0 + 1).aggregated(&built, lineage));

@@ -19,7 +19,7 @@ pub mod verify;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-pub use build::{BuildError, Built, build};
+pub use build::{BuildError, Built, build, deltas_hold};
 pub use files::StateFiles;
 pub use report::{Match, Origin, VerifyReport};
 pub use sign::{Draft, Lineage, SignError, sign};

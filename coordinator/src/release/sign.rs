@@ -5,6 +5,7 @@ use lamplight_proto::{
     envelope::{MAX_PAYLOAD_BYTES, Payload as _, Signed, Verified},
     ids::{Deployment, Digest, ModelName, ModelVersion, RoundId, UnixMillis},
     keys::SigningKey,
+    offer::Trainable,
     release::{Contribution, Provenance, ReleaseManifest, Rule},
 };
 
@@ -39,6 +40,8 @@ pub struct Lineage<'a> {
     pub clip_norm: Option<f64>,
     /// Bound of the weights.
     pub weight_cap: u64,
+    /// Which parameters moved.
+    pub trainable: Trainable,
     /// The deltas, in any order.
     pub contributions: Vec<Contribution>,
 }
@@ -94,6 +97,7 @@ impl Draft {
                 weight_cap: lineage.weight_cap,
                 fixed_point_bits: fixed::BITS,
                 contributions,
+                trainable: lineage.trainable,
             }),
             carry_digest: built.carry_digest,
             ..self.pushed(built.digest, built.gguf.len() as u64)
@@ -142,6 +146,7 @@ mod tests {
             rule: Rule::FedAvg,
             clip_norm: Some(1.5),
             weight_cap: 100,
+            trainable: Trainable::All,
             contributions,
         };
         draft(2).aggregated(&built, lineage)

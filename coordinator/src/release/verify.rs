@@ -19,7 +19,7 @@ use lamplight_proto::{
 };
 
 use super::{
-    build::{BuildError, build},
+    build::{BuildError, build, deltas_hold},
     files::StateFiles,
     report::{Match, Origin, VerifyReport},
 };
@@ -106,7 +106,7 @@ pub fn verify(
         None => None,
     };
     let table = gguf::read(&base_file)
-        .map(|m| lamplight_models::delta::table(&m))
+        .map(|m| deltas_hold(&m, made.trainable))
         .map_err(|e| VerifyFailure::Build {
             file: check.files.blob(base.digest),
             what: what_base,
@@ -124,6 +124,7 @@ pub fn verify(
         &base_file,
         base_carry.as_deref(),
         made.rule,
+        made.trainable,
         &made.contributions,
         open,
     )

@@ -15,7 +15,7 @@ use lamplight_proto::{
 
 use super::{
     phase::{Effect, Event, Phase, PhaseName, Stored, Terms},
-    start,
+    series::{self, Ended},
 };
 use crate::{
     fault::{Broken, Fault},
@@ -184,11 +184,10 @@ impl House {
         rounds::set_phase(tx, id, &moved)?;
         for effect in effects {
             match effect {
-                Effect::Continue(version) => start::next_round(self, tx, id, *version)?,
-                Effect::Stop(reason) => {
-                    let round = rounds::find(tx, id)?.ok_or_else(|| not_found(id))?;
-                    tasks::end(tx, round.task, Some(reason))?;
+                Effect::Continue(version) => {
+                    series::after(self, tx, id, &Ended::Published(*version))?;
                 }
+                Effect::Stop(reason) => series::after(self, tx, id, &Ended::Abandoned(reason))?,
                 // Owed by the new phase; the worker asks for it.
                 Effect::Aggregate | Effect::Evaluate | Effect::Publish => {}
             }
@@ -240,7 +239,7 @@ impl House {
         );
         match outcome {
             Ok(_) => {
-                tracing::warn!(round = round.0, node = %node, reason, "node reported failure");
+                tracing::warn!(round = round.0, node = %node, reason, "node will deliver nothing");
                 Ok(true)
             }
             Err(Fault::Refused(_)) => Ok(false),

@@ -33,6 +33,7 @@ fn built(nodes: impl IntoIterator<Item = NodeId>) -> Box<Built> {
         size: 5,
         carry: None,
         provenance: Provenance {
+            trainable: Default::default(),
             round: RoundId(1),
             base_version: ModelVersion(1),
             base_digest: Digest::of(b"base"),

@@ -7,7 +7,7 @@
 //!       │                            │              │              │
 //!       └── deadline or every node   └──────────────┴──────────────┘
 //!           ended, below the minimum       cannot be done, now or later
-//!                     └──────────────> Abandoned <─────────┘   the task stops
+//!                     └──────────────> Abandoned <─────────┘   the task stops, or waits until it recurs
 //! ```
 //!
 //! **Collecting** waits for deltas; each that passes every check is an event. **Aggregating** adds the
@@ -17,12 +17,17 @@
 //! transaction.
 //!
 //! [`phase`] moves between phases without IO; [`engine`] persists each move before anyone hears of it
-//! and keeps phases at hand; [`work`] does the steps; [`start`] begins tasks and opens rounds.
+//! and keeps phases at hand; [`work`] does the steps; `request` reads what an operator asks for,
+//! `start` begins tasks and opens rounds, `cohort` chooses whom a round asks, `series` says what
+//! follows a round.
 //! A restart reads the last committed row and goes on.
 
+mod cohort;
 pub mod engine;
 pub mod phase;
-pub mod start;
+mod request;
+mod series;
+mod start;
 pub mod work;
 
 #[cfg(test)]
@@ -30,3 +35,4 @@ mod histories;
 
 pub use engine::Engine;
 pub use phase::PhaseName;
+pub use request::Start;

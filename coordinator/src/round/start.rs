@@ -1,135 +1,27 @@
 //! Tasks begin, rounds open.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use rusqlite::Transaction;
 
 use lamplight_models::samples::Samples;
 use lamplight_proto::{
-    Malformed,
-    ids::{Digest, Lease, ModelName, ModelVersion, NodeId, RoundId, TaskId},
+    ids::{Digest, Lease, ModelName, ModelVersion, RoundId, TaskId},
     refusal::{Reason, Refusal},
-    wire,
 };
 
-use prost::Message as _;
-
+use super::{cohort, request::Start};
 use crate::{
-    aggregate::fixed::MAX_WEIGHT,
     fault::Fault,
     house::{House, random},
     store::{
-        nodes, participants, releases, rounds,
+        history, participants, releases, rounds,
         tasks::{self, Task},
     },
 };
 
-/// Rounds of one task.
-const MAX_ROUNDS: u32 = 100_000;
-/// A round's longest deadline: a year.
-const MAX_DEADLINE_SECONDS: u32 = 366 * 24 * 3600;
 /// Nodes of one round: a release's manifest names each delta and must stay readable.
-const MAX_COHORT: usize = 30_000;
-/// Bytes of an idempotency key.
-const MAX_KEY_BYTES: usize = 64;
-/// Weight cap when the operator names none.
-const DEFAULT_WEIGHT_CAP: u64 = 1_000_000;
-
-/// A parsed request to start a task.
-#[derive(Debug, Clone)]
-pub struct Start {
-    task: Task,
-    key: Vec<u8>,
-    digest: Digest,
-}
-
-fn bad(fault: String) -> Malformed {
-    Malformed::new("start rounds", fault)
-}
-
-impl TryFrom<wire::StartRoundsRequest> for Start {
-    type Error = Malformed;
-    fn try_from(r: wire::StartRoundsRequest) -> Result<Self, Malformed> {
-        let digest = Digest::of(&r.encode_to_vec());
-        let model: ModelName = r.model.parse()?;
-        if !(1..=MAX_ROUNDS).contains(&r.rounds) {
-            return Err(bad(format!(
-                "rounds is {}, must be 1 to {MAX_ROUNDS}",
-                r.rounds
-            )));
-        }
-        if !(1..=MAX_DEADLINE_SECONDS).contains(&r.deadline_seconds) {
-            return Err(bad(format!(
-                "deadline_seconds is {}, must be 1 to {MAX_DEADLINE_SECONDS}",
-                r.deadline_seconds
-            )));
-        }
-        if r.minimum_deltas == 0 {
-            return Err(bad(
-                "minimum_deltas is 0; a release is made of at least 1".into()
-            ));
-        }
-        if r.target_deltas != 0 && r.target_deltas < r.minimum_deltas {
-            return Err(bad(format!(
-                "target_deltas is {}, below minimum_deltas {}; 0 means the whole cohort",
-                r.target_deltas, r.minimum_deltas
-            )));
-        }
-        if !(r.delta_clip_norm.is_finite() && r.delta_clip_norm >= 0.0) {
-            return Err(bad(format!(
-                "delta_clip_norm is {}, must be finite and not negative",
-                r.delta_clip_norm
-            )));
-        }
-        if r.weight_cap > MAX_WEIGHT {
-            return Err(bad(format!(
-                "weight_cap is {}, at most {MAX_WEIGHT} is taken",
-                r.weight_cap
-            )));
-        }
-        if !(1..=MAX_KEY_BYTES).contains(&r.idempotency_key.len()) {
-            return Err(bad(format!(
-                "idempotency_key has {} bytes, must have 1 to {MAX_KEY_BYTES}",
-                r.idempotency_key.len()
-            )));
-        }
-        if r.cohort.len() > MAX_COHORT {
-            return Err(bad(format!(
-                "the cohort has {} nodes, at most {MAX_COHORT} are taken",
-                r.cohort.len()
-            )));
-        }
-        let cohort: BTreeSet<NodeId> = (r.cohort.iter())
-            .map(|n| n.parse())
-            .collect::<Result<_, _>>()?;
-        let evaluation = match r.evaluation_digest.len() {
-            0 => None,
-            _ => Some(Digest::try_from(&r.evaluation_digest[..])?),
-        };
-        Ok(Self {
-            task: Task {
-                model,
-                rounds: r.rounds,
-                target: r.target_deltas,
-                minimum: r.minimum_deltas,
-                deadline_seconds: r.deadline_seconds,
-                cohort: (!cohort.is_empty()).then(|| cohort.into_iter().collect()),
-                training: r
-                    .training
-                    .ok_or_else(|| bad("training is missing".into()))?
-                    .try_into()?,
-                clip_norm: (r.delta_clip_norm > 0.0).then_some(r.delta_clip_norm),
-                weight_cap: match r.weight_cap {
-                    0 => DEFAULT_WEIGHT_CAP,
-                    cap => cap,
-                },
-                evaluation,
-            },
-            key: r.idempotency_key.to_vec(),
-            digest,
-        })
-    }
-}
+pub(super) const MAX_COHORT: usize = 30_000;
 
 impl House {
     /// Starts a task and opens its first round. The same key and request again start nothing new.
@@ -160,11 +52,26 @@ impl House {
             if let Some(task) = tasks::running(tx, model)? {
                 return Err(Refusal::new(
                     Reason::Conflict,
-                    format!("task {task} runs for {model}; wait until it has ended"),
+                    format!(
+                        "task {task} runs for {model}; wait until it has ended, or stop it: \
+                         lamplight task stop {task}"
+                    ),
                 )
                 .into());
             }
             let now = self.now();
+            if start.task.until.is_some_and(|until| until <= now) {
+                return Err(Refusal::new(
+                    Reason::Malformed,
+                    format!(
+                        "the task is to end at {} ms, it is {} ms already; name a later time",
+                        start.task.until.map_or(0, |u| u.0),
+                        now.0
+                    ),
+                )
+                .into());
+            }
+            self.can_move(&start.task, base.digest)?;
             let task = tasks::insert(tx, &start.key, start.digest, &start.task, now)?;
             let round = open_round(self, tx, task, &start.task, 1, base.version)?;
             Ok::<_, Fault>((task, round, true))
@@ -174,6 +81,22 @@ impl House {
             tracing::info!(task = task.0, round = round.0, model = %start.task.model, "task started");
         }
         Ok((task, round))
+    }
+
+    /// Refuses a set of parameters that the base does not have.
+    fn can_move(&self, task: &Task, base: Digest) -> Result<(), Fault> {
+        let trainable = task.training.trainable;
+        if self.base(base)?.expected(trainable).table.is_empty() {
+            return Err(Refusal::new(
+                Reason::Malformed,
+                format!(
+                    "the trainable set `{trainable}` names no parameter of {}; choose another",
+                    task.model
+                ),
+            )
+            .into());
+        }
+        Ok(())
     }
 
     fn check_samples(&self, model: &ModelName, digest: Digest) -> Result<(), Fault> {
@@ -212,7 +135,7 @@ fn no_model(model: &ModelName) -> Refusal {
 }
 
 /// Opens a round: who is asked is settled, each with a lease of its own.
-fn open_round(
+pub(super) fn open_round(
     house: &House,
     tx: &Transaction<'_>,
     id: TaskId,
@@ -220,32 +143,32 @@ fn open_round(
     place: u32,
     base: ModelVersion,
 ) -> Result<RoundId, Fault> {
-    let cohort = match &task.cohort {
-        Some(chosen) => {
-            for node in chosen {
-                if nodes::find(tx, node)?.is_none() {
-                    return Err(Refusal::new(
-                        Reason::NotFound,
-                        format!("{node} of the cohort is not enrolled"),
-                    )
-                    .into());
-                }
-            }
-            chosen.clone()
-        }
-        None => nodes::list(tx)?.into_iter().map(|n| n.id).collect(),
-    };
+    let cohort = cohort::choose(tx, task, place == 1)?;
+    let passed_over = cohort.passed_over;
+    let cohort = cohort.asked;
     let refuse = |why: String| Err(Refusal::new(Reason::Malformed, why).into());
     if cohort.len() > MAX_COHORT {
         return refuse(format!(
-            "{} nodes are enrolled, a round takes at most {MAX_COHORT}; name a cohort",
+            "{} nodes would be asked, a round takes at most {MAX_COHORT}; name a cohort",
             cohort.len()
         ));
     }
     let wanted = task.target.max(task.minimum);
     if cohort.len() < wanted as usize {
+        let tags: Vec<String> = (task.tags.terms().iter())
+            .map(ToString::to_string)
+            .collect();
+        let of_tags = match tags.as_slice() {
+            [] => String::new(),
+            tags => format!(" with the tags {}", tags.join(", ")),
+        };
+        let draining = match passed_over.len() {
+            0 => String::new(),
+            n => format!(" ({n} more are draining: lamplight node resume)"),
+        };
         return refuse(format!(
-            "the cohort has {} nodes, {wanted} deltas are wanted; enrol nodes or ask for fewer",
+            "the cohort{of_tags} has {} nodes{draining}, {wanted} deltas are wanted; enrol or tag \
+             nodes, or ask for fewer",
             cohort.len()
         ));
     }
@@ -255,27 +178,8 @@ fn open_round(
     for node in &cohort {
         participants::ask(tx, round, node, Lease(random()?))?;
     }
+    for (node, reason) in &passed_over {
+        history::pass_over(tx, round, node, reason)?;
+    }
     Ok(round)
-}
-
-/// After a publication: opens the task's next round on the new release, or ends the task.
-pub(super) fn next_round(
-    house: &House,
-    tx: &Transaction<'_>,
-    published: RoundId,
-    base: ModelVersion,
-) -> Result<(), Fault> {
-    let gone = |what| Refusal::new(Reason::NotFound, format!("round {published} has no {what}"));
-    let round = rounds::find(tx, published)?.ok_or_else(|| gone("row"))?;
-    let task = tasks::find(tx, round.task)?.ok_or_else(|| gone("task"))?;
-    if round.place >= round.of {
-        tasks::end(tx, round.task, None)?;
-        return Ok(());
-    }
-    match open_round(house, tx, round.task, &task, round.place + 1, base) {
-        Ok(_) => Ok(()),
-        // The release stands; only the task cannot go on.
-        Err(Fault::Refused(r)) => Ok(tasks::end(tx, round.task, Some(&r.message))?),
-        Err(e) => Err(e),
-    }
 }

@@ -90,7 +90,8 @@ impl From<BuildError> for Stuck {
 }
 
 impl House {
-    /// Does one unit of round work: an overdue deadline, or a step some round owes. Answers whether
+    /// Does one unit of round work: a round that is due, an overdue
+    /// deadline, or a step some round owes. Answers whether
     /// there was any.
     ///
     /// Killed at any point, a step is done again after a restart with the same result.
@@ -99,6 +100,11 @@ impl House {
     /// The first [`Broken`]; rounds after the broken one were still looked at.
     pub fn advance(&self) -> Result<bool, Broken> {
         let mut broken = None;
+        match self.begin_due() {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(e) => broken = Some(e),
+        }
         for round in self.store.read(rounds::running)? {
             match self.advance_round(&round) {
                 Ok(false) => {}
@@ -169,6 +175,7 @@ impl House {
             &self.blobs.read(base.digest)?,
             carry.as_deref(),
             Rule::FedAvg,
+            task.training.trainable,
             &contributions,
             |c| File::open(self.blobs.path(c.delta_digest)),
         )?;
@@ -194,6 +201,7 @@ impl House {
             rule: Rule::FedAvg,
             clip_norm: task.clip_norm,
             weight_cap: task.weight_cap,
+            trainable: task.training.trainable,
             contributions: contributions.clone(),
         };
         let draft = self.draft(round, ModelVersion(base.version.0 + 1), None);

@@ -5,6 +5,7 @@
 //! Everything here blocks and runs off the async threads.
 
 pub mod checkup;
+pub mod history;
 pub mod nodes;
 pub mod participants;
 pub mod releases;
@@ -26,7 +27,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use lamplight_proto::ids::{Deployment, Digest, UnixMillis};
 
 /// Numbered migrations; a released one is never edited.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_tasks.sql"),
+    include_str!("migrations/0003_nodes.sql"),
+];
 
 /// How long a statement waits for another process' lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -324,7 +329,7 @@ mod tests {
         let store = Store::create(&path, &name(), UnixMillis(1)).unwrap();
         store
             .read(|c| {
-                c.pragma_update(None, "user_version", 7)
+                c.pragma_update(None, "user_version", 777)
                     .map_err(StoreError::from)
             })
             .unwrap();
@@ -334,15 +339,36 @@ mod tests {
             matches!(
                 e,
                 StoreError::Newer {
-                    found: 7,
-                    known: 1,
+                    found: 777,
+                    known,
                     ..
-                }
+                } if known == MIGRATIONS.len()
             ),
             "{e}"
         );
-        assert!(e.to_string().contains("version 7"), "{e}");
-        assert!(e.to_string().contains("up to 1"), "{e}");
+        assert!(e.to_string().contains("version 777"), "{e}");
+        let known = format!("up to {}", MIGRATIONS.len());
+        assert!(e.to_string().contains(&known), "{e}");
+    }
+
+    #[test]
+    fn a_database_of_the_first_version_is_brought_up_to_date_with_its_nodes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.db");
+        let id = lamplight_proto::ids::NodeId::of_key(&[7; 32]);
+        let mut c = connect(&path, true).unwrap();
+        (Migrations::new(vec![M::up(MIGRATIONS[0])]).to_latest(&mut c)).unwrap();
+        c.execute(
+            "INSERT INTO nodes (id, signing_key, name, certificate, enrolled_unix_ms)
+             VALUES (?1, ?2, 'a-post', x'00', 5)",
+            params![id.as_str(), [7_u8; 32]],
+        )
+        .unwrap();
+        drop(c);
+        let store = Store::open(&path).unwrap();
+        let node = store.read(|c| nodes::find(c, &id)).unwrap().unwrap();
+        assert_eq!(node.state, nodes::NodeState::Active);
+        assert_eq!((node.tags.len(), node.state_since), (0, None));
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub struct Participant {
     pub lease: Lease,
     /// How it stands.
     pub state: State,
-    /// Why refused or failed.
+    /// Why refused or failed, or why it has not begun.
     pub reason: String,
     /// Bytes of the base it pulled.
     pub model_bytes: u64,
@@ -237,6 +237,21 @@ pub fn waited_for(c: &Connection, node: &NodeId) -> Result<Option<Participant>, 
     )
 }
 
+/// Collecting rounds that wait for a node, oldest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn waiting_for(c: &Connection, node: &NodeId) -> Result<Vec<RoundId>, StoreError> {
+    all(
+        c,
+        "SELECT p.round FROM participants p JOIN rounds r ON r.id = p.round
+         WHERE p.node = ?1 AND p.state IN ('offered', 'refused') AND r.phase = 'collecting'
+         ORDER BY p.round",
+        [node.as_str()],
+        |r| Ok(RoundId(unsigned("participants.round", r.get(0)?)?)),
+    )
+}
+
 /// Whether a node takes part in a round that has not ended: more work may come soon.
 ///
 /// # Errors
@@ -331,6 +346,28 @@ pub fn note(
             signed("participants.round", round.0)?,
             node.as_str(),
             state.as_str(),
+            reason
+        ],
+    )?;
+    Ok(())
+}
+
+/// Notes why an asked node has not begun; empty when it has. Never changes one of another state.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn waits(
+    tx: &Transaction<'_>,
+    round: RoundId,
+    node: &NodeId,
+    reason: &str,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE participants SET reason = ?3
+         WHERE round = ?1 AND node = ?2 AND state = 'offered'",
+        params![
+            signed("participants.round", round.0)?,
+            node.as_str(),
             reason
         ],
     )?;

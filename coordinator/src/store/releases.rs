@@ -203,6 +203,27 @@ pub fn with_digest(
     )
 }
 
+/// Model and version of the newest release with this content, whatever its model.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn newest_with_digest(
+    c: &Connection,
+    digest: Digest,
+) -> Result<Option<(ModelName, ModelVersion)>, StoreError> {
+    first(
+        c,
+        "SELECT model, version FROM releases WHERE digest = ?1
+         ORDER BY created_unix_ms DESC, version DESC LIMIT 1",
+        [digest.as_bytes()],
+        |r| {
+            let model: String = r.get(0)?;
+            let version = unsigned("releases.version", r.get(1)?)?;
+            Ok((parse("releases.model", &model)?, ModelVersion(version)))
+        },
+    )
+}
+
 /// All releases of a model, oldest first.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //! Results of a round are rows of the store. Progress within a task is told often and lost without
 //! harm, so it lives in memory, one entry per node that works, dropped when its round ends.
 
+pub mod nodes;
 pub mod views;
 
 use std::{
@@ -83,6 +84,12 @@ impl Watch {
     #[must_use]
     pub fn of(&self, round: RoundId) -> HashMap<NodeId, Progress> {
         self.lock().get(&round).cloned().unwrap_or_default()
+    }
+
+    /// Progress of one node in a round.
+    #[must_use]
+    pub fn of_node(&self, round: RoundId, node: &NodeId) -> Option<Progress> {
+        self.lock().get(&round)?.get(node).cloned()
     }
 
     /// The round ended.

@@ -14,10 +14,10 @@ use crate::{
     house::House,
     store::{
         StoreError,
-        nodes::{self, Node},
         participants::{self, Participant, State},
         releases::{self, Release},
         rounds::{self, Round},
+        tasks::Course,
     },
 };
 
@@ -33,19 +33,6 @@ pub fn release(r: &Release) -> wire::ReleaseView {
         deltas: r.deltas,
         evaluation: r.evaluation.map(Into::into),
         created_unix_ms: r.created.0,
-    }
-}
-
-fn node(n: Node) -> wire::NodeView {
-    wire::NodeView {
-        node_id: n.id.to_string(),
-        name: n.name,
-        enrolled_unix_ms: n.enrolled.0,
-        last_seen_unix_ms: n.last_seen.map_or(0, |t| t.0),
-        phase: n.phase,
-        running_digest: n.running.map(|d| d.to_string()).unwrap_or_default(),
-        agent_version: n.agent_version,
-        deltas_accepted: n.deltas_accepted,
     }
 }
 
@@ -110,16 +97,27 @@ fn round(
     }
 }
 
-impl House {
-    /// All nodes.
-    ///
-    /// # Errors
-    /// [`crate::fault::Broken`].
-    pub fn view_nodes(&self) -> Result<Vec<wire::NodeView>, Fault> {
-        let all = self.store.read(nodes::list)?;
-        Ok(all.into_iter().map(node).collect())
+/// A task.
+pub(crate) fn task(c: Course) -> wire::TaskView {
+    let t = c.task;
+    wire::TaskView {
+        task: c.id.0,
+        name: t.name,
+        model: t.model.to_string(),
+        state: c.state.to_owned(),
+        reason: c.reason,
+        rounds_begun: c.begun,
+        rounds: t.rounds,
+        every_seconds: t.every.map_or(0, |d| d.as_secs()),
+        until_unix_ms: t.until.map_or(0, |u| u.0),
+        next_round_unix_ms: c.next.map_or(0, |n| n.0),
+        created_unix_ms: c.created.0,
+        cohort_tags: (t.tags.terms().iter()).map(ToString::to_string).collect(),
+        cohort_nodes: u32::try_from(t.cohort.map_or(0, |c| c.len())).unwrap_or(u32::MAX),
     }
+}
 
+impl House {
     /// All models, each with its newest release.
     ///
     /// # Errors

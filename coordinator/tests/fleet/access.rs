@@ -106,7 +106,11 @@ async fn each_role_calls_its_own_services_only() {
     };
     for link in [as_node.clone(), as_nobody.clone()] {
         let mut c = OperatorClient::new(link);
-        unauthenticated(c.list_nodes(wire::ListNodesRequest {}).await.unwrap_err());
+        unauthenticated(
+            c.list_nodes(wire::ListNodesRequest::default())
+                .await
+                .unwrap_err(),
+        );
         unauthenticated(
             c.create_token(wire::CreateTokenRequest::default())
                 .await
@@ -187,7 +191,7 @@ async fn a_caller_that_is_too_old_is_refused_with_a_remedy() {
     let server = site.start().await;
     let link = server.link(&site.operator).speaking(0);
     let e = OperatorClient::new(link)
-        .list_nodes(wire::ListNodesRequest {})
+        .list_nodes(wire::ListNodesRequest::default())
         .await
         .unwrap_err();
     let e = refusal(e);
@@ -203,7 +207,7 @@ async fn another_fleets_certificate_does_not_get_in() {
     // Its own authority vouches for it, ours does not: the handshake fails either way round.
     let link = server.link(&elsewhere.operator);
     let e = OperatorClient::new(link)
-        .list_nodes(wire::ListNodesRequest {})
+        .list_nodes(wire::ListNodesRequest::default())
         .await
         .unwrap_err();
     assert_ne!(e.code(), tonic::Code::Ok);
@@ -248,7 +252,10 @@ async fn a_fleet_of_thirty_thousand_can_be_listed() {
     let server = site.start().await;
     let mut client = OperatorClient::new(server.link(&site.operator))
         .max_decoding_message_size(tls::MAX_LISTING_BYTES);
-    let reply = client.list_nodes(wire::ListNodesRequest {}).await.unwrap();
+    let reply = client
+        .list_nodes(wire::ListNodesRequest::default())
+        .await
+        .unwrap();
     let reply = reply.into_inner();
     assert_eq!(reply.nodes.len(), 30_000);
     // What every other call is bounded to would not do.
@@ -276,7 +283,10 @@ async fn run_tells_its_address_keeps_others_out_and_ends_when_told() {
     let address: Address = said.trim().parse().unwrap();
     let link = tls::connect(&address, &site.operator).unwrap();
     let mut client = OperatorClient::new(link);
-    client.list_nodes(wire::ListNodesRequest {}).await.unwrap();
+    client
+        .list_nodes(wire::ListNodesRequest::default())
+        .await
+        .unwrap();
 
     let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let e = run(site.config(), second, std::future::pending())
@@ -291,5 +301,10 @@ async fn run_tells_its_address_keeps_others_out_and_ends_when_told() {
         .unwrap()
         .unwrap();
     assert!(!file.exists());
-    assert!(client.list_nodes(wire::ListNodesRequest {}).await.is_err());
+    assert!(
+        client
+            .list_nodes(wire::ListNodesRequest::default())
+            .await
+            .is_err()
+    );
 }

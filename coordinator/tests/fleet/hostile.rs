@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use lamplight_models::{delta::Delta, quant::gguf};
 use lamplight_proto::{
+    cause::Told,
     chunk::chunk_digests,
     ids::{Digest, Lease, NodeId, UnixMillis},
     keys::SigningKey,
     offer::RoundOffer,
     refusal::Reason,
-    wire,
+    wire::{self, report_request::Event},
 };
 
 use super::{
@@ -237,6 +238,22 @@ async fn values_that_are_no_numbers_are_refused() {
             s.still_publishes().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_node_that_gives_up_behind_a_refusal_does_not_hide_what_was_refused() {
+    let mut s = Scene::new().await;
+    let made = s
+        .spoiled(|d| d.tensors.values_mut().next().unwrap().1[0] = f32::NAN)
+        .await;
+    s.refused(&made, Reason::NonFinite).await;
+    let echo = Event::Failure(Told::Refused(Reason::NonFinite).into());
+    assert!(!s.hostile.reports(&s.offer, echo).await);
+    let view = s.op.show(s.offer.round.0).await;
+    let id = s.hostile.id.to_string();
+    let told = view.participants.iter().find(|p| p.node_id == id).unwrap();
+    assert_eq!(told.state, "failed");
+    assert!(told.reason.contains("at index 0"), "{}", told.reason);
 }
 
 #[tokio::test]

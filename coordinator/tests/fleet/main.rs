@@ -9,6 +9,7 @@ mod access;
 mod crash;
 mod hostile;
 mod node;
+mod roster;
 mod rounds;
 mod server;
 #[path = "../small/mod.rs"]

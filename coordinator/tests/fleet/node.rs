@@ -13,7 +13,7 @@ use lamplight_proto::{
     token::{JoinToken, enrol_proof},
     wire::{
         self, deltas_client::DeltasClient, enrolment_client::EnrolmentClient,
-        models_client::ModelsClient, rounds_client::RoundsClient,
+        models_client::ModelsClient, report_request::Event, rounds_client::RoundsClient,
     },
 };
 use tonic::Status;
@@ -262,13 +262,20 @@ impl Node {
         made
     }
 
+    /// As an agent older than causes does.
     pub(crate) async fn fails(&self, offer: &RoundOffer, reason: &str) -> bool {
+        let failure = wire::Failure {
+            reason: reason.into(),
+            ..Default::default()
+        };
+        self.reports(offer, Event::Failure(failure)).await
+    }
+
+    pub(crate) async fn reports(&self, offer: &RoundOffer, event: Event) -> bool {
         let request = wire::ReportRequest {
             round: offer.round.0,
             lease: offer.lease.0.to_vec().into(),
-            event: Some(wire::report_request::Event::Failure(wire::Failure {
-                reason: reason.into(),
-            })),
+            event: Some(event),
         };
         self.rounds()
             .report(request)

@@ -2,11 +2,12 @@
 
 use lamplight_coordinator::release;
 use lamplight_proto::{
+    cause::Told,
     envelope::{Signed, TrustedKeys},
     ids::Digest,
     refusal::Reason,
     release::ReleaseManifest,
-    wire::{self, models_client::ModelsClient},
+    wire::{self, models_client::ModelsClient, report_request::Event},
 };
 
 use super::{
@@ -167,6 +168,74 @@ async fn a_failed_node_is_not_waited_for_and_its_reason_is_kept() {
         .unwrap();
     assert_eq!(failed.reason, "non-finite loss in epoch 1, step 3");
     assert_eq!(failed.node_id, b.id.to_string());
+}
+
+#[tokio::test]
+async fn a_told_cause_is_shown_by_its_name() {
+    let site = Site::new();
+    let server = site.start().await;
+    let mut op = server.operator(&site);
+    let a = Node::join(&server, &mut op).await;
+    op.push().await;
+    op.0.start_rounds(rounds(1, 1)).await.unwrap();
+    let offer = a.offer().await;
+    let told = Event::Failure(Told::NoSamples.into());
+    assert!(!a.reports(&offer, told).await);
+    let view = op.ended(1).await;
+    let reason = &view.participants[0].reason;
+    assert_eq!(*reason, format!("no-samples: {}", Told::NoSamples));
+}
+
+#[tokio::test]
+async fn why_a_node_waits_is_shown_until_it_begins_and_stays_when_it_never_does() {
+    let site = Site::new();
+    let server = site.start().await;
+    let mut op = server.operator(&site);
+    let mut a = Node::join(&server, &mut op).await;
+    let b = Node::join(&server, &mut op).await;
+    op.push().await;
+    op.0.start_rounds(rounds(1, 1)).await.unwrap();
+    let night = Told::Window {
+        opens_in_seconds: Some(60),
+    };
+    let waiting = || Event::Waiting(night.into());
+    let (of_a, of_b) = (a.offer().await, b.offer().await);
+    let reasons = async |op: &mut super::server::Operator| {
+        let view = op.show(1).await;
+        let told = |n: &Node| {
+            let mut all = view.participants.iter();
+            let p = all.find(|p| p.node_id == n.id.to_string()).unwrap();
+            (p.state.clone(), p.reason.clone())
+        };
+        (told(&a), told(&b))
+    };
+    assert!(
+        a.reports(&of_a, waiting()).await,
+        "the round still wants it"
+    );
+    assert!(b.reports(&of_b, waiting()).await);
+    let says = format!("window: {night}");
+    let offered = ("offered".to_owned(), says.clone());
+    assert_eq!(reasons(&mut op).await, (offered.clone(), offered.clone()));
+    // An offer that waits is still offered; a node that begins waits no longer.
+    assert_eq!(a.offer().await.lease, of_a.lease);
+    let begun = wire::Progress {
+        phase: "training".to_owned(),
+        ..Default::default()
+    };
+    assert!(a.reports(&of_a, Event::Progress(begun)).await);
+    let training = ("training".to_owned(), String::new());
+    assert_eq!(reasons(&mut op).await, (training, offered));
+    a.take_part(1).await;
+    site.clock.advance(super::server::DEADLINE);
+    let view = op.ended(1).await;
+    let missing = view.participants.iter().find(|p| p.state == "missing");
+    let missing = missing.unwrap();
+    assert_eq!(
+        (&missing.node_id, &missing.reason),
+        (&b.id.to_string(), &says)
+    );
+    assert!(!b.reports(&of_b, waiting()).await, "nobody waits any more");
 }
 
 #[tokio::test]

@@ -253,11 +253,13 @@ pub(crate) fn rounds(count: u32, minimum: u32) -> wire::StartRoundsRequest {
             norm_mode: wire::NormMode::Frozen as i32,
             seed: 1,
             rotate_deg: 0.0,
+            trainable: String::new(),
         }),
         delta_clip_norm: 0.0,
         weight_cap: 0,
         evaluation_digest: Default::default(),
         idempotency_key: b"key-1".to_vec().into(),
+        ..Default::default()
     }
 }
 

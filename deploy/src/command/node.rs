@@ -70,7 +70,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::List(args) => {
             let mut operator = args.connection.open()?;
-            let request = wire::ListNodesRequest {};
+            let request = wire::ListNodesRequest::default();
             let nodes = operator.calls.list_nodes(request).await?.into_inner().nodes;
             args.format.print(&nodes, |nodes| {
                 let mut table = output::table([

@@ -11,7 +11,7 @@ use lamplight_agent::source::SourceSpec;
 use lamplight_proto::{
     ids::{ModelName, NodeId},
     keys,
-    offer::{NormMode, Optimizer, Schedule, Training},
+    offer::{NormMode, Optimizer, Schedule, Trainable, Training},
     refusal::Refusal,
     wire,
 };
@@ -116,6 +116,7 @@ impl TrainingArgs {
             },
         };
         let training = Training {
+            trainable: Trainable::default(),
             epochs: self.epochs,
             batch: self.batch,
             optimizer,
@@ -240,6 +241,7 @@ pub(crate) async fn start(operator: &mut Operator, task: TaskRequest) -> anyhow:
         weight_cap: task.weight_cap,
         evaluation_digest,
         idempotency_key: keys::random::<16>()?.to_vec().into(),
+        ..Default::default()
     };
     let reply = operator.calls.start_rounds(request).await?.into_inner();
     Ok(Started {

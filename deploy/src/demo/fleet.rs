@@ -221,7 +221,7 @@ impl Fleet {
         let by = Instant::now() + within;
         loop {
             self.alive()?;
-            let request = wire::ListNodesRequest {};
+            let request = wire::ListNodesRequest::default();
             let nodes = operator.calls.list_nodes(request).await?.into_inner().nodes;
             if nodes.len() >= want {
                 return Ok(nodes);

@@ -48,6 +48,7 @@ const POST_SAMPLES: &str = "train=1500&held_out=2000";
 /// several of them as well; so the default demo's figures are not those of a town nobody looked at.
 fn on_posts(args: &Args) -> Training {
     Training {
+        trainable: Default::default(),
         epochs: args.epochs.unwrap_or(5),
         batch: 32,
         optimizer: Optimizer::Sgd {
@@ -68,6 +69,7 @@ fn on_posts(args: &Args) -> Training {
 /// run under other settings before, but were not what decided.
 fn on_people(args: &Args) -> Training {
     Training {
+        trainable: Default::default(),
         epochs: args.epochs.unwrap_or(4),
         batch: 32,
         optimizer: Optimizer::AdamW {

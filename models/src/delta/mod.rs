@@ -5,7 +5,7 @@
 //!                                 └───── tuned - base = delta ──> file ──> coordinator
 //! ```
 //!
-//! A delta holds every trainable parameter (all but running statistics, which describe a node's
+//! A delta holds every parameter that was to move (never running statistics, which describe a node's
 //! data and stay there) under the names and shapes of the base's [`table`]. Its file is a
 //! safetensors file with F32 tensors in the order of their names. The coordinator never holds a
 //! delta whole: [`Reader`] checks the header against the table and hands out bounded blocks.
@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use crate::container::HeaderError;
 use crate::graph::Shape;
 use crate::model::{Model, ModelError, tensor, values};
-use crate::ops::ParamRole;
+use crate::train::Trainable;
 
 /// Name and shape of a trainable parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,13 +35,19 @@ pub struct TensorEntry {
 /// The tensors a delta must hold, sorted by name.
 pub type TensorTable = Vec<TensorEntry>;
 
-/// The tensors a delta against `model` must hold: its trainable parameters, sorted by name.
+/// The tensors of a delta against `model` when all its parameters move, sorted by name.
 #[must_use]
 pub fn table(model: &Model) -> TensorTable {
-    let trainable = |role| role != ParamRole::Statistic;
+    table_of(model, Trainable::All)
+}
+
+/// The tensors of a delta against `model` when these parameters move, sorted by name.
+#[must_use]
+pub fn table_of(model: &Model, trainable: Trainable) -> TensorTable {
+    let names = trainable.names(&model.graph);
     let roles = model.roles().into_iter();
     roles
-        .filter(|(_, spec)| trainable(spec.role))
+        .filter(|(name, _)| names.contains(name))
         .map(|(name, spec)| TensorEntry {
             name,
             shape: spec.shape,
@@ -173,13 +179,21 @@ impl Delta {
     /// [`DeltaError`] when `tuned` lacks a parameter, has another shape, or differs by a value that
     /// is not finite.
     pub fn between(base: &Model, tuned: &Model) -> Result<Self, DeltaError> {
+        Self::over(&table(base), base, tuned)
+    }
+
+    /// The difference of two models of one architecture, over the tensors of `table`.
+    ///
+    /// # Errors
+    /// Those of [`Delta::between`].
+    pub fn over(table: &[TensorEntry], base: &Model, tuned: &Model) -> Result<Self, DeltaError> {
         let mut delta = Self::default();
-        for entry in table(base) {
-            let from = param(base, &entry)?;
-            let to = param(tuned, &entry)?;
+        for entry in table {
+            let from = param(base, entry)?;
+            let to = param(tuned, entry)?;
             let difference: Vec<f32> = to.iter().zip(&from).map(|(t, b)| t - b).collect();
             finite(&entry.name, 0, &difference)?;
-            let TensorEntry { name, shape } = entry;
+            let TensorEntry { name, shape } = entry.clone();
             delta.tensors.insert(name, (shape, difference));
         }
         Ok(delta)

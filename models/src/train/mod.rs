@@ -12,27 +12,31 @@ mod checkpoint;
 mod error;
 mod evaluate;
 mod executor;
+mod footprint;
 mod optimizer;
 mod params;
+mod trainable;
 
 pub use batch::Augment;
 pub use checkpoint::CheckpointError;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate, predict};
 pub use executor::{ExecuteError, Executor};
+pub use footprint::Footprint;
 pub use optimizer::{Optimizer, OptimizerConfig, clip_factor, global_norm};
 pub use params::{Param, ParamError, ParamSet};
+pub use trainable::{Trainable, UnknownTrainable};
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::Checked;
+use crate::graph::{Checked, Graph};
 use crate::kernel::elementwise;
 use crate::lane::Lane;
 use crate::model::Model;
-use crate::ops::{NormMode, Op, ParamRole, softmax_cross_entropy};
+use crate::ops::{NormMode, Op, softmax_cross_entropy};
 use crate::samples::Samples;
 use batch::Intake;
 use checkpoint::Position;
@@ -77,6 +81,9 @@ pub struct TrainConfig {
     /// Course of the learning rate.
     #[serde(default)]
     pub schedule: Schedule,
+    /// Which parameters move.
+    #[serde(default)]
+    pub trainable: Trainable,
     /// Behaviour of batch norms.
     #[serde(default)]
     pub norm_mode: NormMode,
@@ -139,8 +146,8 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Begins a run. Every parameter but statistics moves; in [`NormMode::Eval`] those of batch
-    /// norms stay too.
+    /// Begins a run. The parameters of [`TrainConfig::trainable`] move; in [`NormMode::Eval`] those
+    /// of batch norms stay.
     ///
     /// # Errors
     /// [`TrainError`] when the model is inconsistent or a setting out of range.
@@ -150,7 +157,7 @@ impl Trainer {
         check_config(&config, &graph)?;
         let params = ParamSet::read(&graph, &model.params)?;
         let intake = Intake::new(&model.info, graph.input[0])?;
-        let trainable = trainable(&graph, config.norm_mode);
+        let trainable = trainable(&graph, &model.graph, &config)?;
         let sizes: Vec<usize> = params
             .all()
             .iter()
@@ -437,15 +444,28 @@ fn uses_batch_statistics(graph: &Checked, mode: NormMode) -> bool {
     mode == NormMode::Train && nodes.any(|n| matches!(n.op, Op::BatchNorm(_)))
 }
 
-/// Which parameters move.
-fn trainable(graph: &Checked, mode: NormMode) -> Vec<bool> {
+/// Which parameters move, in the order of [`Checked::params`].
+fn trainable(
+    checked: &Checked,
+    graph: &Graph,
+    config: &TrainConfig,
+) -> Result<Vec<bool>, TrainError> {
+    let names = config.trainable.names(graph);
     let mut moves = Vec::new();
-    for node in &graph.nodes {
-        let rests = mode == NormMode::Eval && matches!(node.op, Op::BatchNorm(_));
+    for node in &checked.nodes {
+        let rests = config.norm_mode == NormMode::Eval && matches!(node.op, Op::BatchNorm(_));
         let params = node.op.params().into_iter();
-        moves.extend(params.map(|p| !rests && p.role != ParamRole::Statistic));
+        moves.extend(
+            params.map(|p| !rests && names.contains(&format!("{}.{}", node.name, p.suffix))),
+        );
     }
-    moves
+    if !moves.contains(&true) {
+        return Err(TrainError::Config(format!(
+            "trainable set `{}` names no parameter of this model",
+            config.trainable
+        )));
+    }
+    Ok(moves)
 }
 
 fn check_config(config: &TrainConfig, graph: &Checked) -> Result<(), TrainError> {

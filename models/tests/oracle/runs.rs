@@ -140,6 +140,7 @@ pub(crate) fn adamw() -> OptimizerConfig {
 
 pub(crate) fn config(optimizer: OptimizerConfig, norm_mode: NormMode) -> TrainConfig {
     TrainConfig {
+        trainable: Default::default(),
         epochs: 3,
         batch: 8,
         optimizer,
