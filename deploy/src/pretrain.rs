@@ -18,7 +18,7 @@ use lamplight_models::{
 pub(crate) enum Architecture {
     /// Temporal convolutions, for sensor windows `[channels, length]`
     Tcn,
-    /// Residual net of 20 layers, for images `[3, 32, 32]`
+    /// Residual net of 20 layers, for images `[channels, height, width]`
     Resnet20,
 }
 
@@ -105,12 +105,17 @@ pub(crate) fn pretrain(
             ("tcn", zoo::tcn(&config)?)
         }
         Architecture::Resnet20 => {
-            anyhow::ensure!(
-                source.window == [3, 32, 32],
-                "resnet20 takes images of [3, 32, 32], the source gives {:?}",
-                source.window
-            );
-            ("resnet20", zoo::resnet20(source.classes.len(), norm)?)
+            let [channels, height, width] = source.window[..] else {
+                anyhow::bail!(
+                    "resnet20 takes images of [channels, height, width], the source gives {:?}",
+                    source.window
+                );
+            };
+            let input = [channels, height, width];
+            (
+                "resnet20",
+                zoo::resnet20_for(input, source.classes.len(), norm)?,
+            )
         }
     };
     let (input_mean, input_std) = samples.channel_statistics()?;
@@ -119,7 +124,7 @@ pub(crate) fn pretrain(
         input_mean,
         input_std,
         channels: source.channels.clone(),
-        sampling_rate_hz: Some(source.sampling_rate_hz),
+        sampling_rate_hz: source.sampling_rate_hz,
         classes: source.classes.clone(),
     };
     let model = Model::init(graph, info, recipe.seed)?;

@@ -6,8 +6,7 @@ use std::{
 };
 
 use clap::{Args as ClapArgs, Subcommand};
-use lamplight_proto::settings::{self, Document, Place};
-use serde_json::json;
+use lamplight_proto::settings::{self, Document, Verdict};
 
 use super::{FileArg, REFUSED, complain};
 use crate::settings::{EXAMPLE, Flags, Loaded};
@@ -89,25 +88,22 @@ fn check(given: &Given) -> anyhow::Result<ExitCode> {
     match loaded {
         Ok(loaded) => {
             let all = loaded.explain()?;
-            let set = all.iter().filter(|s| s.from != Place::Default).count();
+            let verdict = Verdict::of(Ok(&all));
             if given.json {
-                writeln!(
-                    out,
-                    "{}",
-                    json!({"good": true, "keys": all.len(), "set": set})
-                )?;
+                writeln!(out, "{}", serde_json::to_string(&verdict)?)?;
             } else {
+                let Verdict { set, keys, .. } = verdict;
                 writeln!(
                     out,
-                    "good: {set} of {} keys are set, the rest are as by default",
-                    all.len()
+                    "good: {set} of {keys} keys are set, the rest are as by default"
                 )?;
             }
             Ok(ExitCode::SUCCESS)
         }
         Err(e) => {
             if given.json {
-                writeln!(out, "{}", json!({"good": false, "fault": e.to_string()}))?;
+                let verdict = Verdict::of(Err(&e));
+                writeln!(out, "{}", serde_json::to_string(&verdict)?)?;
             }
             complain(&e.into());
             Ok(ExitCode::from(REFUSED))

@@ -15,12 +15,14 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use lamplight_proto::{
-    ids::{Label, NodeId},
+    ids::{Deployment, Label, NodeId},
     keys::SigningKey,
     settings::{Log, SettingsError},
     tls::Address,
     token::JoinToken,
 };
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::{
     enrol::{EnrolError, Enrolled},
@@ -224,17 +226,27 @@ async fn join(
     Ok(crate::enrol::enrol(home, address, token, &name, ask).await?)
 }
 
+/// What `enrol` and `run` print with `--json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Introduction {
+    /// Who this node is.
+    node_id: NodeId,
+    /// Its fleet.
+    deployment: Deployment,
+    /// Whether it was a node before this command.
+    already: bool,
+}
+
 /// Says who a node is on stdout.
 fn introduce(Enrolled { node, already }: &Enrolled, json: bool) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let (id, deployment) = (&node.node_id, &node.deployment);
     if json {
-        let who = serde_json::json!({
-            "node_id": id,
-            "deployment": deployment,
-            // Whether it was a node before this command.
-            "already": already,
-        });
+        let who = serde_json::to_string(&Introduction {
+            node_id: id.clone(),
+            deployment: deployment.clone(),
+            already: *already,
+        })?;
         return Ok(writeln!(out, "{who}")?);
     }
     let how = if *already { "is already" } else { "is now" };

@@ -24,13 +24,15 @@ pub(super) const HELP: &str = "Example:\n  \
     lamplight-agent run --config /etc/lamplight/agent.toml --threads 2\n\n\
     SIGINT or SIGTERM: the step in hand is finished and saved, and the program ends within\n\
     --grace-seconds; a second signal ends it at once. Nothing that was accepted is lost either way.\n\
+    A node that an operator retired ends with exit code 1; starting it again changes nothing.\n\
     LAMPLIGHT_LOG sets what is logged, e.g. LAMPLIGHT_LOG=debug.";
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
     #[command(flatten)]
     joining: Joining,
-    /// The node's samples: `builtin:post?post=3&seed=7` or `hapt:DIR?subject=5`
+    /// The node's samples: `builtin:post?post=3&seed=7`, `hapt:DIR?subject=5`, `images:DIR`,
+    /// `cifar10:DIR?part=3&parts=8` or `idx:DIR`
     #[arg(long, value_name = "SPEC")]
     source: Option<SourceSpec>,
     /// Threads of the CPU that training may use [default: 1]

@@ -78,12 +78,9 @@ pub fn check(model: &Model, source: &SourceInfo) -> Result<(), Misfit> {
             });
         }
     }
-    match model.info.sampling_rate_hz {
-        Some(want) if (want - source.sampling_rate_hz).abs() > want * RATE_TOLERANCE => {
-            Err(Misfit::Rate {
-                want,
-                got: source.sampling_rate_hz,
-            })
+    match (model.info.sampling_rate_hz, source.sampling_rate_hz) {
+        (Some(want), Some(got)) if (want - got).abs() > want * RATE_TOLERANCE => {
+            Err(Misfit::Rate { want, got })
         }
         _ => Ok(()),
     }

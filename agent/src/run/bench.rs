@@ -61,7 +61,7 @@ impl SampleSource for Steps {
     fn describe(&self) -> SourceInfo {
         SourceInfo {
             channels: vec!["a [V]".into(), "b [V]".into()],
-            sampling_rate_hz: 10.0,
+            sampling_rate_hz: Some(10.0),
             window: vec![CHANNELS, LENGTH],
             classes: vec!["low".into(), "high".into()],
             origin: "a test".into(),

@@ -56,7 +56,10 @@ fn data(e: &SourceError) -> DataFault {
             io::ErrorKind::PermissionDenied => DataFault::Denied,
             _ => DataFault::Unreadable,
         },
-        SourceError::UnknownSubject { .. } | SourceError::UnknownDraw { .. } => DataFault::Absent,
+        SourceError::UnknownSubject { .. }
+        | SourceError::UnknownDraw { .. }
+        | SourceError::UnknownClass { .. }
+        | SourceError::UnknownGroup { .. } => DataFault::Absent,
         _ => DataFault::Malformed,
     }
 }

@@ -6,16 +6,23 @@
 //! ```
 //!
 //! A node's configuration names its source by a [`SourceSpec`]; the rest of the agent sees only
-//! [`SampleSource`]. Reading order: [`SourceSpec`], [`hapt`] (recordings of people), [`post`]
-//! (simulated lamp posts), [`skew`] (who sees which classes when labels are skewed).
+//! [`SampleSource`]. Reading order: [`SourceSpec`], [`hapt`] (recordings of people), [`pool`] (images and
+//! tables in files), [`post`] (simulated lamp posts), [`skew`] (who sees which classes when labels are
+//! skewed), [`parse`] (the same readers over bytes), [`detect`] (what kind of data lies at a path).
 //!
 //! Invariants: windows are in raw physical units, in the order of time, and no window to train on
 //! shares a sample with a held-out one. Nothing a file holds can panic.
 
+mod detect;
 pub mod hapt;
+pub mod parse;
+pub mod pool;
 pub mod post;
+#[cfg(test)]
+mod real_data;
 pub mod skew;
 mod spec;
+mod stream;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -23,7 +30,11 @@ use std::path::PathBuf;
 use lamplight_models::graph::Shape;
 use lamplight_models::samples::Samples;
 
-pub use spec::{DataSpec, HaptSpec, Keep, PostChoice, PostSpec, SourceSpec, SpecError, Split};
+pub use detect::{Kind, detect};
+pub use spec::{
+    CsvRows, CsvSpec, DataSpec, HaptSpec, Keep, PoolFormat, PoolSpec, PostChoice, PostSpec,
+    SourceSpec, SpecError, Split,
+};
 
 /// Labelled windows of one place: those to train on, and later ones that are held out.
 pub trait SampleSource: Debug + Send + Sync {
@@ -48,9 +59,9 @@ pub trait SampleSource: Debug + Send + Sync {
 pub struct SourceInfo {
     /// Channel names with units, e.g. `acc_x [g]`.
     pub channels: Vec<String>,
-    /// Samples per second.
-    pub sampling_rate_hz: f64,
-    /// Shape of one window: `[channels, length]`.
+    /// Samples per second; `None` where a sample has no time, as in images.
+    pub sampling_rate_hz: Option<f64>,
+    /// Shape of one window, `[channels, length]`, or image, `[channels, height, width]`.
     pub window: Shape,
     /// Class names; labels index into it.
     pub classes: Vec<String>,
@@ -114,15 +125,123 @@ pub enum SourceError {
         /// What the decompressor said.
         cause: std::io::Error,
     },
-    /// Nobody of this number was recorded.
-    #[error("`{}` knows no subject {subject}; it has {known:?}", file.display())]
-    UnknownSubject {
-        /// The table of recordings.
+    /// A record of a file makes no sense.
+    #[error("`{}` record {record}: {fault}; {remedy}", file.display())]
+    Record {
+        /// The file.
         file: PathBuf,
+        /// Record, from 0.
+        record: u64,
+        /// What is wrong, with both values.
+        fault: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A file is not what it was when it was opened.
+    #[error("`{}` changed while it was read; let no other program write it, and start again", file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The files have no class of this name.
+    #[error("there is no class `{class}`; there are {known}")]
+    UnknownClass {
+        /// Who was asked for.
+        class: String,
+        /// Those that are there.
+        known: String,
+    },
+    /// Samples that cannot be parted as asked.
+    #[error(
+        "{samples} samples cannot be parted into {parts} of at least {least} each with dirichlet={alpha}; take fewer parts or a larger number"
+    )]
+    Share {
+        /// Parts.
+        parts: usize,
+        /// Samples there are.
+        samples: usize,
+        /// Fewest a part should have.
+        least: usize,
+        /// Concentration.
+        alpha: f64,
+    },
+    /// Groups that cannot be dealt to all parts.
+    #[error(
+        "{groups} groups cannot be dealt to {parts} nodes and {cloud} cloud, one each; take fewer parts, or name a finer `group=`"
+    )]
+    Groups {
+        /// Groups there are.
+        groups: usize,
+        /// Nodes.
+        parts: usize,
+        /// 1 where the cloud has a share, else 0.
+        cloud: usize,
+    },
+    /// Groups that are dealt whole cannot be skewed.
+    #[error(
+        "recordings are dealt whole, so dirichlet={alpha} has no meaning; leave it out (or share a single table without `group=`)"
+    )]
+    WholeGroups {
+        /// Concentration asked for.
+        alpha: f64,
+    },
+    /// The files name no such group.
+    #[error("`{}` has no group `{group}`; it has {known}", file.display())]
+    UnknownGroup {
+        /// The table.
+        file: PathBuf,
+        /// Who was asked for.
+        group: String,
+        /// Who is there.
+        known: String,
+    },
+    /// Windows that overlap, dealt to different parts.
+    #[error(
+        "windows of {window} rows every {stride} overlap, and must not be dealt to different nodes; name recordings with `group=`, or take stride={window}"
+    )]
+    Overlap {
+        /// From one window to the next, rows.
+        stride: usize,
+        /// Rows in a window.
+        window: usize,
+    },
+    /// Tables without a single whole window.
+    #[error(
+        "`{}` has no window in {rows} rows; take a shorter `window=`, or see whether label and group change from row to row",
+        file.display()
+    )]
+    NoWindow {
+        /// File or directory.
+        file: PathBuf,
+        /// Rows read.
+        rows: u64,
+    },
+    /// Nobody of this number was recorded.
+    #[error("`{}` knows no subject {subject}; it has {known:?}", dir.display())]
+    UnknownSubject {
+        /// The directory.
+        dir: PathBuf,
         /// Who was asked for.
         subject: u32,
         /// Who is there.
         known: Vec<u32>,
+    },
+    /// Too few people to give each part one.
+    #[error("`{}` has {people} people, a draw needs at least 3; fetch the whole set", dir.display())]
+    FewPeople {
+        /// The directory.
+        dir: PathBuf,
+        /// People there are.
+        people: usize,
+    },
+    /// Nothing there is known.
+    #[error(
+        "`{}` holds no data of a known kind; it should have `RawData/labels.txt` or `signals_i16le.bin.gz` (HAPT), `*.bin` (CIFAR-10), `train-images-idx3-ubyte` (IDX), `*.csv`, or a folder of JPEG or PNG files per class",
+        path.display()
+    )]
+    UnknownKind {
+        /// File or directory.
+        path: PathBuf,
     },
     /// There is no draw of this number.
     #[error("`{}` has no draw {draw}; it has {known:?}", file.display())]
@@ -147,6 +266,7 @@ impl SourceSpec {
                 Box::new(post::PostSource::new(spec.clone(), self.keep.clone()))
             }
             DataSpec::Hapt(spec) => Box::new(hapt::HaptSource::open(spec, self.keep.clone())?),
+            DataSpec::Pool(spec) => Box::new(pool::PoolSource::open(spec, self.keep.split)?),
         })
     }
 }

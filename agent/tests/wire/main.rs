@@ -61,7 +61,7 @@ fn base() -> Vec<u8> {
         input_mean: vec![0.0; about.window[0]],
         input_std: vec![1.0; about.window[0]],
         channels: about.channels,
-        sampling_rate_hz: Some(about.sampling_rate_hz),
+        sampling_rate_hz: about.sampling_rate_hz,
         classes: about.classes,
     };
     let model = Model::init(tcn(&config).expect("a graph"), info, 7).expect("a model");

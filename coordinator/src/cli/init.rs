@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use lamplight_proto::ids::{Deployment, Digest, Label};
@@ -35,14 +36,18 @@ pub struct Init {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Made {
+/// What `init` prints with `--json`.
+#[derive(Serialize, JsonSchema)]
+pub struct Made {
+    /// The coordinator's directory.
     dir: PathBuf,
+    /// The fleet.
     deployment: Deployment,
     /// Public half, hexadecimal: what agents and `release verify --key` believe.
     release_key: String,
     /// SHA-256 of the authority's certificate.
     authority: Digest,
+    /// Directory of the first operator's identity.
     operator_identity: PathBuf,
 }
 
@@ -79,11 +84,16 @@ pub fn run_init(args: Init) -> anyhow::Result<ExitCode> {
     } else {
         println!(
             "deployment {} is ready in {dir}\nrelease key  {}\noperator     {}\n\n\
-             next: lamplight coordinator run --dir {dir} --listen 0.0.0.0:7443",
+             next, on this machine and on the operator's (HOST is one of those given with --host):\n  \
+             lamplight coordinator run --dir {dir} --listen 0.0.0.0:7443\n  \
+             lamplight context add {deployment} --coordinator HOST:7443 --identity {operator}\n  \
+             lamplight node token",
             made.deployment,
             made.release_key,
             made.operator_identity.display(),
             dir = made.dir.display(),
+            deployment = made.deployment,
+            operator = made.operator_identity.display(),
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -18,7 +18,8 @@ use lamplight_proto::settings::{Log, SettingsError};
 
 use crate::settings::{CONFIG_VARIABLE, Flags, Loaded};
 
-pub use init::{Init, run_init};
+pub use init::{Init, Made, run_init};
+pub use run::Serving;
 
 /// The fleet's server: registers nodes, offers rounds, aggregates deltas, publishes releases.
 #[derive(Debug, Parser)]

@@ -4,7 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::net::TcpListener;
+
+use lamplight_proto::ids::Deployment;
 
 use super::{FileArg, REFUSED, complain};
 use crate::{Config, OpenError, RunError, fault::Broken, settings::Flags, store::StoreError};
@@ -12,6 +16,15 @@ use crate::{Config, OpenError, RunError, fault::Broken, settings::Flags, store::
 pub(super) const HELP: &str = "Example:\n  \
     lamplight-coordinator run --dir ./fleet --listen 0.0.0.0:7443\n  \
     lamplight-coordinator run --config /etc/lamplight/coordinator.toml";
+
+/// What `run` prints with `--json`, once it serves.
+#[derive(Serialize, JsonSchema)]
+pub struct Serving {
+    /// The fleet.
+    pub(crate) deployment: Deployment,
+    /// Address and port it listens on.
+    pub(crate) address: String,
+}
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   scenario   whose data: cloud, nodes, people nobody trained on
+//!   pool       the same of somebody's own images and tables, shared out
 //!   fleet      a coordinator and N agents as processes of their own, on loopback
 //!   watch      rounds and nodes, live
 //!   measure    every release on every node's unseen samples; baselines in one place
@@ -11,7 +12,8 @@
 mod fleet;
 mod measure;
 mod picture;
-mod report;
+mod pool;
+pub(crate) mod report;
 mod scenario;
 mod watch;
 
@@ -24,28 +26,40 @@ use std::{
 use anyhow::Context as _;
 use lamplight_coordinator::InitOptions;
 use lamplight_models::quant::gguf;
-use lamplight_proto::{keys, tls::Identity, wire};
+use lamplight_proto::{budget::Budget, keys, offer::Codec, tag::TagFilter, tls::Identity, wire};
 
 use crate::{
-    command::round::{self, TaskRequest},
     demo::{fleet::Fleet, scenario::Scenario},
     operator::Operator,
     output::{self, Format},
     pretrain,
+    task::{self, Evaluation, Series, TaskRequest},
 };
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_help = "Examples:\n  lamplight demo\n  lamplight demo --nodes 8 --rounds 5 \
-    --keep ./kept\n  lamplight demo --data ../shared/data/har_hapt --draw 1 --nodes 12 --rounds 10"
+    --keep ./kept\n  lamplight demo --data ../shared/data/har_hapt --draw 1 --nodes 12 --rounds 10\n  \
+    lamplight demo --data ./cifar-10-batches-bin --dirichlet 0.3\n  \
+    lamplight demo --data ./photos        # a folder per class of JPEG or PNG files\n  \
+    lamplight demo --data 'csv:walks.csv?label=activity&group=person&window=100'"
 )]
 pub(crate) struct Args {
-    /// Whose data: builtin:post (simulated lamp posts) or a directory with the HAPT recordings
-    #[arg(long, default_value = "builtin:post")]
+    /// Whose data: builtin:post (simulated lamp posts), or a path whose kind is found out: HAPT recordings,
+    /// a folder per class of images, CIFAR-10's or MNIST's files, a CSV table; or a source with its kind
+    #[arg(long, default_value = "builtin:post", value_name = "PATH|SOURCE")]
     data: String,
-    /// Which people of the recordings take part (draws.csv)
-    #[arg(long, default_value_t = 1)]
-    draw: u32,
+    /// Which people of the recordings take part (draws.csv; without it they are drawn by this number) [default: 1]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    draw: Option<u32>,
+    /// Share images or windows out by a Dirichlet distribution of this concentration, drawn per class: 0.3 is
+    /// strongly skewed, 100 hardly; evenly when absent
+    #[arg(long, value_name = "ALPHA", value_parser = concentration, conflicts_with = "skew")]
+    dirichlet: Option<f64>,
+    /// Use only so many images or windows per node, and as many more for the cloud [default: 300 images, all
+    /// windows]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    samples: Option<u32>,
     /// Number of nodes
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     nodes: u32,
@@ -68,12 +82,18 @@ pub(crate) struct Args {
     format: Format,
 }
 
+fn concentration(text: &str) -> Result<f64, String> {
+    let alpha = text.parse().ok();
+    let alpha = alpha.filter(|a| (0.001..=1e6).contains(a));
+    alpha.ok_or_else(|| "expected a number from 0.001 to 1000000".to_owned())
+}
+
 /// The model's name in the demo's deployment.
 const MODEL: &str = "demo";
 /// How long the coordinator, or all nodes together, may take to get ready.
 const READY: Duration = Duration::from_secs(60);
 /// A round in the demo closes on the whole cohort; past this something is broken.
-const ROUND_DEADLINE: Duration = Duration::from_secs(600);
+const ROUND_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Where a demo's files are.
 enum Place {
@@ -110,9 +130,11 @@ impl Place {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let format = args.format;
     let place = Place::new(args.keep.as_deref())?;
+    // What cannot be, is refused before anything is started or left behind.
+    let scenario = Scenario::new(&args)?;
     let mut fleet = Fleet::new(place.path())?;
     let outcome = tokio::select! {
-        outcome = steps(&args, place.path(), &mut fleet) => Some(outcome),
+        outcome = steps(&args, scenario, place.path(), &mut fleet) => Some(outcome),
         () = fleet::interrupted() => None,
     };
     // Whatever happened, nothing is left running.
@@ -138,9 +160,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     format.print(&finished, ToString::to_string)
 }
 
-async fn steps(args: &Args, dir: &Path, fleet: &mut Fleet) -> anyhow::Result<report::Report> {
+async fn steps(
+    args: &Args,
+    scenario: Scenario,
+    dir: &Path,
+    fleet: &mut Fleet,
+) -> anyhow::Result<report::Report> {
     let began = Instant::now();
-    let scenario = Scenario::new(args)?;
 
     // 1. Pretrain on the cloud's data, quantize.
     let (model, base_bytes) = {
@@ -197,17 +223,25 @@ async fn steps(args: &Args, dir: &Path, fleet: &mut Fleet) -> anyhow::Result<rep
     };
     let task = TaskRequest {
         model: MODEL.parse()?,
-        rounds: args.rounds,
-        target: 0,
-        minimum: args.nodes,
-        deadline: ROUND_DEADLINE,
-        cohort: Vec::new(),
+        name: None,
+        series: Series {
+            rounds: args.rounds,
+            every: None,
+            until: None,
+            target: 0,
+            minimum: args.nodes,
+            deadline: ROUND_DEADLINE,
+        },
+        nodes: Vec::new(),
+        tags: TagFilter::default(),
         training: scenario.training.clone(),
-        delta_clip_norm: 0.0,
+        budget: Budget::default(),
+        codec: Codec::F32,
+        delta_clip_norm: None,
         weight_cap: 0,
-        evaluation: Some(evaluation),
+        evaluation: Evaluation::Samples(evaluation),
     };
-    let started = round::start(&mut operator, task).await?;
+    let started = task::start(&mut operator, task).await?;
     let rounds = watch::rounds(&mut operator, fleet, started.task, args.rounds).await?;
 
     // 5. What came of it: every release on samples the nodes never trained on.

@@ -73,8 +73,8 @@ pub(super) fn draw(file: &Path, scenario: &Scenario, measured: &Measured) -> any
         let judged_line = series(&judged);
         let end = judged_line.last().map_or(0.0, |p| p.1);
         let what = match scenario.unseen {
-            Some(_) => "fleet, people nobody trained on",
-            None => "fleet, mean over nodes",
+            Some(_) => format!("fleet, {}", scenario.unseen_name),
+            None => "fleet, mean over nodes".to_owned(),
         };
         let central = judged(&measured.central);
         let alone = judged(&measured.local_only);
@@ -85,7 +85,7 @@ pub(super) fn draw(file: &Path, scenario: &Scenario, measured: &Measured) -> any
             last("all data in one place", central),
         )?;
         named(flat(alone), ALONE, 2, last("each node alone", alone))?;
-        named(judged_line, LAMP, 4, last(what, end))?;
+        named(judged_line, LAMP, 4, last(&what, end))?;
         named(
             Vec::new(),
             NODE,

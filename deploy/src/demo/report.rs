@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use lamplight_proto::wire;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{measure::Measured, scenario::Scenario};
@@ -10,7 +11,7 @@ use crate::output;
 
 /// Means on samples nobody trained on. Where a scenario has unseen people, `local_only` and
 /// `central` are on them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Accuracy {
     Own {
@@ -31,14 +32,14 @@ enum Accuracy {
     },
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Bytes {
     model_down: u64,
     delta_up: u64,
     data_stayed: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Node {
     node_id: String,
     name: String,
@@ -52,7 +53,7 @@ struct Node {
     training_seconds: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Release {
     version: u64,
     digest: String,
@@ -62,8 +63,8 @@ struct Release {
 }
 
 /// The whole report.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Report {
     scenario: String,
     nodes: usize,
     rounds: usize,
@@ -73,6 +74,8 @@ pub(super) struct Report {
     releases: Vec<Release>,
     per_node: Vec<Node>,
     kept: Option<PathBuf>,
+    #[serde(skip)]
+    unseen_name: &'static str,
 }
 
 /// What a report is made of.
@@ -184,6 +187,7 @@ impl Report {
             releases,
             per_node,
             kept: parts.kept,
+            unseen_name: parts.scenario.unseen_name,
         }
     }
 }
@@ -217,7 +221,7 @@ impl fmt::Display for Report {
             self.scenario, self.rounds, self.seconds
         )?;
         let mut line =
-            |what: &str, value: f64| writeln!(f, "  {what:<42} {:>7}", output::percent(value));
+            |what: &str, value: f64| writeln!(f, "  {what:<46} {:>7}", output::percent(value));
         match self.accuracy {
             Accuracy::Own {
                 base,
@@ -237,7 +241,7 @@ impl fmt::Display for Report {
                 central,
                 ..
             } => {
-                line("people nobody trained on: before", unseen_base)?;
+                line(&format!("{}: before", self.unseen_name), unseen_base)?;
                 line("after the last round", unseen_final)?;
                 line("each node alone, as many epochs", local_only)?;
                 line("all data in one place, as many epochs", central)?;

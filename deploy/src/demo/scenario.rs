@@ -1,12 +1,13 @@
 //! Whose data a demo runs on, and how it trains.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use lamplight_agent::source::{SourceSpec, hapt, skew};
+use lamplight_agent::source::{
+    DataSpec, Keep, Kind, PoolSpec, SourceSpec, Split, detect, hapt, skew,
+};
 use lamplight_proto::offer::{NormMode, Optimizer, Schedule, Training};
 
-use super::Args;
+use super::{Args, pool};
 use crate::pretrain::Recipe;
 
 /// A node of the demo.
@@ -27,8 +28,10 @@ pub(super) struct Scenario {
     pub(super) cloud: SourceSpec,
     /// The nodes.
     pub(super) nodes: Vec<NodePlan>,
-    /// People nobody trains on, where there are any.
+    /// What nobody trains on, where there is any: people, or the test set.
     pub(super) unseen: Option<SourceSpec>,
+    /// What that is, in words.
+    pub(super) unseen_name: &'static str,
     /// What the coordinator evaluates releases on. Nothing is chosen by it.
     pub(super) evaluation: SourceSpec,
     /// Pretraining.
@@ -88,11 +91,81 @@ fn on_people(args: &Args) -> Training {
     }
 }
 
+/// What `--data` names.
+enum Data {
+    Posts,
+    People(PathBuf),
+    Pool(Box<PoolSpec>),
+}
+
+impl Data {
+    /// A path, whose kind is found out, or a source with its kind: `csv:walk.csv?window=50`.
+    fn named(text: &str) -> anyhow::Result<Self> {
+        if text == "builtin:post" {
+            return Ok(Self::Posts);
+        }
+        let path = Path::new(text);
+        let kinds = ["images:", "cifar10:", "idx:", "csv:", "hapt:", "builtin:"];
+        let spec = if !path.exists() && kinds.iter().any(|kind| text.starts_with(kind)) {
+            match text.strip_prefix("hapt:") {
+                Some(dir) => return Ok(Self::People(dir.into())),
+                None => text.to_owned(),
+            }
+        } else {
+            match detect(path)? {
+                Kind::Hapt => return Ok(Self::People(path.to_owned())),
+                // A question mark, so that one in the path is not taken for it.
+                kind => format!("{}:{text}?", kind.word()),
+            }
+        };
+        match spec.parse::<SourceSpec>()? {
+            SourceSpec {
+                data: DataSpec::Pool(pool),
+                keep:
+                    Keep {
+                        split: Split::InTime,
+                        ..
+                    },
+            } => Ok(Self::Pool(pool)),
+            _ => anyhow::bail!(
+                "--data {text}: the demo takes builtin:post and hapt:DIR without options, and nothing with \
+                 split=all"
+            ),
+        }
+    }
+}
+
 impl Scenario {
     pub(super) fn new(args: &Args) -> anyhow::Result<Self> {
-        match args.data.as_str() {
-            "builtin:post" => Self::posts(args),
-            dir => Self::people(args, Path::new(dir)),
+        let data = Data::named(&args.data)?;
+        let own = match &data {
+            Data::Posts => "post",
+            Data::People(_) => "person",
+            Data::Pool(_) => "",
+        };
+        if !own.is_empty() {
+            anyhow::ensure!(
+                args.dirichlet.is_none(),
+                "--dirichlet shares the samples of one pool out over nodes, but in {} each node is a {own} of \
+                 its own; leave it out, or take --skew CLASSES",
+                args.data
+            );
+            anyhow::ensure!(
+                args.samples.is_none(),
+                "--samples limits what is used of images and tables, but in {} each node has what its {own} \
+                 has; leave it out",
+                args.data
+            );
+        }
+        anyhow::ensure!(
+            args.draw.is_none() || matches!(data, Data::People(_)),
+            "--draw chooses among recorded people, of which {} has none; leave it out",
+            args.data
+        );
+        match data {
+            Data::Posts => Self::posts(args),
+            Data::People(dir) => Self::people(args, &dir),
+            Data::Pool(spec) => pool::scenario(args, *spec),
         }
     }
 
@@ -114,6 +187,7 @@ impl Scenario {
             cloud,
             nodes,
             unseen: None,
+            unseen_name: "",
             recipe: Recipe {
                 epochs: 20,
                 // A post's sensor may sit at any angle in its mounting.
@@ -127,13 +201,11 @@ impl Scenario {
 
     /// Recorded people: four are the cloud's, each node is one person, nine are never trained on.
     fn people(args: &Args, dir: &Path) -> anyhow::Result<Self> {
-        let draw = hapt::draws(dir, args.draw).with_context(|| {
-            "hint: --data takes builtin:post or the directory with the HAPT recordings".to_owned()
-        })?;
+        let number = args.draw.unwrap_or(1);
+        let draw = hapt::draws(dir, number)?;
         anyhow::ensure!(
             args.nodes as usize <= draw.node.len(),
-            "draw {} has {} people for nodes, {} were asked for",
-            args.draw,
+            "draw {number} has {} people for nodes, {} were asked for",
             draw.node.len(),
             args.nodes
         );
@@ -155,13 +227,14 @@ impl Scenario {
         let unseen: SourceSpec = spec(&draw.unseen, "&split=all").parse()?;
         Ok(Self {
             title: format!(
-                "{} people with a phone at the waist, draw {}",
-                args.nodes, args.draw
+                "{} people with a phone at the waist, draw {number}",
+                args.nodes
             ),
             cloud,
             nodes,
             evaluation: unseen.clone(),
             unseen: Some(unseen),
+            unseen_name: "people nobody trained on",
             recipe: Recipe {
                 rotate_deg: 20.0,
                 seed: args.seed,

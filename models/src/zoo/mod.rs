@@ -4,7 +4,7 @@ mod build;
 mod resnet;
 mod tcn;
 
-pub use resnet::resnet20;
+pub use resnet::{resnet20, resnet20_for};
 pub use tcn::{TcnConfig, tcn};
 
 use serde::{Deserialize, Serialize};

@@ -25,11 +25,38 @@ const WIDTHS: [usize; 3] = [16, 32, 64];
 /// # Source
 /// He et al. 2016, "Deep residual learning for image recognition", section 4.2.
 pub fn resnet20(classes: usize, norm: Norm) -> Result<Graph, ZooError> {
-    if classes == 0 {
-        return Err(ZooError::Zero("classes"));
+    resnet20_for([3, 32, 32], classes, norm)
+}
+
+/// The same network for images of another size or number of channels: only the stem's input differs, and
+/// pooling averages over whatever is left of the image.
+///
+/// # Shapes
+/// `input` (`[channels, height, width]`) `-> [classes]`
+/// # Errors
+/// [`ZooError`] when `classes` or a dimension is 0 or norm groups do not divide 16, 32 and 64.
+pub fn resnet20_for(input: [usize; 3], classes: usize, norm: Norm) -> Result<Graph, ZooError> {
+    for (what, n) in [
+        ("classes", classes),
+        ("channels", input[0]),
+        ("height", input[1]),
+        ("width", input[2]),
+    ] {
+        if n == 0 {
+            return Err(ZooError::Zero(what));
+        }
     }
-    let mut builder = Builder::new(vec![3, 32, 32], norm);
-    let stem = conv_norm(&mut builder, "stem", "", 3, WIDTHS[0], 3, 1, Graph::INPUT)?;
+    let mut builder = Builder::new(input.to_vec(), norm);
+    let stem = conv_norm(
+        &mut builder,
+        "stem",
+        "",
+        input[0],
+        WIDTHS[0],
+        3,
+        1,
+        Graph::INPUT,
+    )?;
     let mut from = builder.node("stem.relu".into(), Op::Relu, &[&stem]);
     let mut channels = WIDTHS[0];
     for (stage, width) in (1..).zip(WIDTHS) {
@@ -144,6 +171,16 @@ mod tests {
         assert_eq!(shape("stage2.unit0.add"), [32, 16, 16]);
         assert_eq!(shape("stage3.unit2.conv2"), [64, 8, 8]);
         assert_eq!(shape("head"), [10]);
+    }
+
+    #[test]
+    fn other_images_change_the_stem_alone() {
+        let digits = resnet20_for([1, 28, 28], 10, Norm::Batch).unwrap();
+        let checked = digits.check().unwrap();
+        assert_eq!(checked.shapes[checked.shapes.len() - 1], [10]);
+        let own = count(&digits, |r| r != ParamRole::Statistic);
+        assert_eq!(own, 272_474 - 2 * 16 * 9);
+        assert!(resnet20_for([1, 0, 28], 10, Norm::Batch).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, fmt::Display, fs, io::Read as _, path::Path};
 
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -37,14 +38,43 @@ pub struct Document {
 }
 
 /// One key as `config print` shows it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Setting {
     /// The whole key, e.g. `training.threads`.
     pub key: String,
     /// Its value; null where there is none.
     pub value: serde_json::Value,
-    /// Where the value comes from.
+    /// Where the value comes from: `FILE:LINE:COLUMN`, a variable, a flag, or `default`.
+    #[schemars(with = "String")]
     pub from: Place,
+}
+
+/// What `config check` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Verdict {
+    /// Whether `run` can begin with it.
+    pub good: bool,
+    /// Keys that somebody set.
+    pub set: usize,
+    /// Keys there are.
+    pub keys: usize,
+    /// What is wrong, where, and what to do; absent where all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+impl Verdict {
+    /// About settings that are good, or the fault they have.
+    #[must_use]
+    pub fn of(read: Result<&[Setting], &SettingsError>) -> Self {
+        let all = read.unwrap_or_default();
+        Self {
+            good: read.is_ok(),
+            set: all.iter().filter(|s| s.from != Place::Default).count(),
+            keys: all.len(),
+            fault: read.err().map(ToString::to_string),
+        }
+    }
 }
 
 impl Document {

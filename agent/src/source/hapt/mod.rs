@@ -1,25 +1,31 @@
 //! `hapt`: raw recordings of people with a smartphone at the waist, six activities.
 //!
 //! Acceleration and angular speed at 50 Hz, as continuous labelled streams (Reyes-Ortiz et al.,
-//! "Transition-Aware Human Activity Recognition", Neurocomputing 2015). The directory holds
-//! `experiments.csv` (recordings), `labels.csv` (segments), `draws.csv` (who is cloud, node,
-//! unseen) and `signals_i16le.bin.gz` (rows of six `i16`).
+//! "Transition-Aware Human Activity Recognition", Neurocomputing 2015). Two layouts are read, told apart
+//! by what is in the directory, and give the same windows for the same recordings:
+//!
+//! - the project's own: `experiments.csv` (recordings), `labels.csv` (segments), `draws.csv` (who is
+//!   cloud, node, unseen) and `signals_i16le.bin.gz` (rows of six `i16`);
+//! - the publisher's archive, "Smartphone-Based Recognition of Human Activities and Postural
+//!   Transitions", as it unpacks: a directory with `RawData` in it, or that folder itself.
 //!
 //! A window is 128 samples, step 64, wholly inside one labelled segment of the activities 1 to 6.
 //! Per person and class the first 70 % in time are to train on and the rest is held out; a window
 //! to train on that shares samples with a held-out one is dropped.
 //!
-//! Only the people asked for are kept in memory (about 0.3 MB each), whatever the file's size:
-//! the compressed signals are read as a stream, and only as far as the last row needed.
+//! Only the people asked for are kept in memory (about 0.3 MB each), whatever the files' size:
+//! signals are read as streams, and only as far as the last row needed.
 //!
-//! Reading order: `tables` (the csv files), `signals` (the stream), `windows` (where windows lie
-//! and how they are parted).
+//! Reading order: `tables` (the csv files), `signals` (the stream), `published` (the other layout),
+//! `windows` (where windows lie and how they are parted), `draw` (who takes which part).
 
+mod draw;
+pub(super) mod published;
 mod signals;
 mod tables;
 mod windows;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lamplight_models::samples::Samples;
 
@@ -53,25 +59,7 @@ const G_PER_STEP: f32 = 1.0 / 720.0;
 /// One step of the gyroscope, in rad/s.
 const RAD_PER_S_PER_STEP: f32 = 0.000_305_432_5;
 
-/// Who takes which part in a federated run.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Draw {
-    /// People whose data the cloud pretrains on.
-    pub cloud: Vec<u32>,
-    /// One person per node.
-    pub node: Vec<u32>,
-    /// People nobody trains on.
-    pub unseen: Vec<u32>,
-}
-
-/// Reads draw `d` of the directory's `draws.csv`.
-///
-/// # Errors
-/// [`SourceError`] when the table is missing, has a senseless line (also: somebody in a draw
-/// twice), or has no such draw.
-pub fn draws(dir: &Path, d: u32) -> Result<Draw, SourceError> {
-    tables::read_draw(dir, d)
-}
+pub use draw::{Draw, draws};
 
 /// Names of the `k` of [`CLASSES`] that node `node_index` sees under label skew, in label order.
 ///
@@ -107,12 +95,19 @@ impl HaptSource {
     /// # Errors
     /// [`SourceError`]: a file is missing, malformed, too large or cut short, or a person unknown.
     pub fn open(spec: &HaptSpec, keep: Keep) -> Result<Self, SourceError> {
-        let dir = Path::new(&spec.dir);
-        let recordings = tables::read_recordings(dir)?;
-        let segments = tables::read_segments(dir, &recordings)?;
+        let layout = Layout::of(Path::new(&spec.dir));
+        let recordings = layout.recordings()?;
+        let segments = layout.segments(&recordings)?;
+        let known = tables::everybody(&recordings);
         let mut people = Vec::with_capacity(spec.subjects.len());
         for &subject in &spec.subjects {
-            tables::require_subject(dir, &recordings, subject)?;
+            if !known.contains(&subject) {
+                return Err(SourceError::UnknownSubject {
+                    dir: PathBuf::from(&spec.dir),
+                    subject,
+                    known,
+                });
+            }
             let segments = segments
                 .iter()
                 .filter(|s| s.subject == subject && s.class.is_some_and(|c| keep.class(c)))
@@ -123,7 +118,7 @@ impl HaptSource {
                 rows: Vec::new(),
             });
         }
-        load(dir, &recordings, &mut people)?;
+        load(&layout, &recordings, &mut people)?;
         let list: Vec<String> = spec.subjects.iter().map(ToString::to_string).collect();
         Ok(Self {
             origin: format!(
@@ -166,22 +161,89 @@ impl HaptSource {
     }
 }
 
-/// Reads the rows of everybody's segments in one pass over the file.
-fn load(dir: &Path, recordings: &[Recording], people: &mut [Person]) -> Result<(), SourceError> {
+/// How a directory is laid out.
+#[derive(Debug)]
+enum Layout {
+    /// The project's own.
+    Stored(PathBuf),
+    /// The publisher's; the folder of its recordings.
+    Published(PathBuf),
+}
+
+impl Layout {
+    /// The layout of a directory; the project's own where neither is there, so that errors name its files.
+    fn of(dir: &Path) -> Self {
+        let stored = dir.join(signals::FILE).is_file();
+        match published::find(dir) {
+            Some(raw) if !stored => Self::Published(raw),
+            _ => Self::Stored(dir.to_owned()),
+        }
+    }
+
+    fn recordings(&self) -> Result<Vec<Recording>, SourceError> {
+        match self {
+            Self::Stored(dir) => tables::read_recordings(dir),
+            Self::Published(raw) => published::read_recordings(raw),
+        }
+    }
+
+    fn segments(&self, recordings: &[Recording]) -> Result<Vec<Segment>, SourceError> {
+        match self {
+            Self::Stored(dir) => tables::read_segments(dir, recordings),
+            Self::Published(raw) => {
+                published::check_activities(raw)?;
+                tables::segments(&published::segments(raw)?, recordings)
+            }
+        }
+    }
+
+    /// The rows of each span `(recording, first row in it, rows)`; spans ascend.
+    fn rows(
+        &self,
+        recordings: &[Recording],
+        spans: &[(usize, u64, usize)],
+    ) -> Result<Vec<Vec<[i16; 6]>>, SourceError> {
+        match self {
+            Self::Stored(dir) => {
+                let in_file = |&(which, first, rows): &(usize, u64, usize)| {
+                    (recordings[which].first_row + first, rows)
+                };
+                signals::read_spans(dir, &spans.iter().map(in_file).collect::<Vec<_>>())
+            }
+            Self::Published(raw) => {
+                let mut found = Vec::with_capacity(spans.len());
+                for own in spans.chunk_by(|a, b| a.0 == b.0) {
+                    let inside: Vec<(u64, usize)> = own.iter().map(|s| (s.1, s.2)).collect();
+                    found.extend(published::read_spans(raw, &recordings[own[0].0], &inside)?);
+                }
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// Reads the rows of everybody's segments in one pass over the files.
+fn load(
+    layout: &Layout,
+    recordings: &[Recording],
+    people: &mut [Person],
+) -> Result<(), SourceError> {
     let mut wanted = Vec::new();
     for (who, person) in people.iter_mut().enumerate() {
         person.rows.resize(person.segments.len(), Vec::new());
         for (which, segment) in person.segments.iter().enumerate() {
-            if let Some(recording) = recordings.get(segment.recording) {
-                let first = recording.first_row + segment.start as u64;
-                wanted.push((first, segment.end - segment.start, who, which));
-            }
+            let rows = segment.end - segment.start;
+            wanted.push((segment.recording, segment.start as u64, rows, who, which));
         }
     }
+    // Recordings follow one another in the stored file, too.
     wanted.sort_unstable();
-    let spans: Vec<(u64, usize)> = wanted.iter().map(|&(first, n, ..)| (first, n)).collect();
-    let rows = signals::read_spans(dir, &spans)?;
-    for ((_, _, who, which), rows) in wanted.into_iter().zip(rows) {
+    let spans: Vec<_> = wanted
+        .iter()
+        .map(|&(r, first, n, ..)| (r, first, n))
+        .collect();
+    let rows = layout.rows(recordings, &spans)?;
+    for ((.., who, which), rows) in wanted.into_iter().zip(rows) {
         people[who].rows[which] = rows;
     }
     Ok(())
@@ -191,7 +253,7 @@ impl SampleSource for HaptSource {
     fn describe(&self) -> SourceInfo {
         SourceInfo {
             channels: CHANNELS.iter().map(ToString::to_string).collect(),
-            sampling_rate_hz: SAMPLING_RATE_HZ,
+            sampling_rate_hz: Some(SAMPLING_RATE_HZ),
             window: vec![CHANNELS.len(), LENGTH],
             classes: CLASSES.iter().map(ToString::to_string).collect(),
             origin: self.origin.clone(),

@@ -1,12 +1,9 @@
 //! The compressed signals, read as a stream.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
-
-use crate::source::SourceError;
+use crate::source::{SourceError, stream};
 
 /// Name of the file.
 pub(super) const FILE: &str = "signals_i16le.bin.gz";
@@ -15,7 +12,6 @@ const ROW_BYTES: usize = 12;
 /// Rows decoded at a time; with the buffer before the decompressor all that is held beyond the
 /// rows asked for.
 const CHUNK_ROWS: usize = 4096;
-const BUFFER_BYTES: usize = 64 << 10;
 
 /// The rows of each span `(first row, rows)`; spans ascend and do not overlap.
 ///
@@ -25,12 +21,11 @@ pub(super) fn read_spans(
     spans: &[(u64, usize)],
 ) -> Result<Vec<Vec<[i16; 6]>>, SourceError> {
     let path = dir.join(FILE);
-    let file = File::open(&path).map_err(|cause| SourceError::Read {
+    let stream = stream::open(&path).map_err(|cause| SourceError::Read {
         file: path.clone(),
         cause,
         remedy: "point the source at the har_hapt directory",
     })?;
-    let stream = MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file));
     let mut stream = Counted { stream, bytes: 0 };
     let needed = spans.last().map_or(0, |&(first, rows)| first + rows as u64);
     let mut found = Vec::with_capacity(spans.len());

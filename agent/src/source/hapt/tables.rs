@@ -10,9 +10,12 @@ use crate::source::SourceError;
 /// Largest table read, bytes; the real ones have 19 kB at most.
 const MAX_TABLE_BYTES: u64 = 4 << 20;
 /// Longest recording, rows: two days at 50 Hz. Bounds what a wrong table can make us read.
-const MAX_ROWS: u64 = 8_640_000;
+pub(super) const MAX_ROWS: u64 = 8_640_000;
 /// Activities in the labels; those above 6 are changes of posture.
-const ACTIVITIES: u64 = 12;
+pub(super) const ACTIVITIES: u64 = 12;
+
+/// The table of draws.
+pub(super) const DRAWS: &str = "draws.csv";
 
 const DIRECTORY: &str = "point the source at the har_hapt directory";
 const AGAIN: &str = "fetch the file again and compare its sha256 with the README's";
@@ -43,16 +46,16 @@ pub(super) struct Segment {
 }
 
 /// One line as numbers, or as text where it is none.
-struct Row {
+pub(super) struct Row {
     line: u64,
     fields: csv::StringRecord,
 }
 
 /// A whole table in memory.
-struct Table {
+pub(super) struct Table {
     file: PathBuf,
     columns: &'static [&'static str],
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
 }
 
 impl Table {
@@ -89,12 +92,46 @@ impl Table {
         })
     }
 
-    fn text<'a>(&self, row: &'a Row, column: usize) -> &'a str {
+    /// A table without titles whose fields are parted by blanks, as its publisher has it.
+    pub(super) fn read_blanks(
+        dir: &Path,
+        name: &'static str,
+        columns: &'static [&'static str],
+    ) -> Result<Self, SourceError> {
+        let file = dir.join(name);
+        let text = bounded(&file)?;
+        let text = String::from_utf8_lossy(&text);
+        let mut rows = Vec::new();
+        for (line, text) in (1..).zip(text.lines()) {
+            let fields: csv::StringRecord = text.split_whitespace().collect();
+            if fields.is_empty() {
+                continue;
+            }
+            if fields.len() != columns.len() {
+                let fault = format!("{} fields, expected {}", fields.len(), columns.len());
+                return Err(broken(&file, line, fault));
+            }
+            rows.push(Row { line, fields });
+        }
+        Ok(Self {
+            file,
+            columns,
+            rows,
+        })
+    }
+
+    pub(super) fn text<'a>(&self, row: &'a Row, column: usize) -> &'a str {
         row.fields.get(column).unwrap_or_default().trim()
     }
 
     /// The number in a column, within these bounds.
-    fn number(&self, row: &Row, column: usize, low: u64, high: u64) -> Result<u64, SourceError> {
+    pub(super) fn number(
+        &self,
+        row: &Row,
+        column: usize,
+        low: u64,
+        high: u64,
+    ) -> Result<u64, SourceError> {
         let text = self.text(row, column);
         let number = text.parse().ok().filter(|n| (low..=high).contains(n));
         number.ok_or_else(|| {
@@ -111,12 +148,12 @@ impl Table {
         Ok(self.number(row, column, 0, u64::from(u32::MAX))? as u32)
     }
 
-    fn broken(&self, row: &Row, fault: String) -> SourceError {
+    pub(super) fn broken(&self, row: &Row, fault: String) -> SourceError {
         broken(&self.file, row.line, fault)
     }
 }
 
-fn broken(file: &Path, line: u64, fault: String) -> SourceError {
+pub(super) fn broken(file: &Path, line: u64, fault: String) -> SourceError {
     SourceError::Line {
         file: file.to_owned(),
         line,
@@ -182,8 +219,7 @@ pub(super) fn read_recordings(dir: &Path) -> Result<Vec<Recording>, SourceError>
     Ok(recordings)
 }
 
-/// Reads `labels.csv`, in the order of time within each recording; segments must not overlap, or
-/// windows of two classes could share samples.
+/// Reads `labels.csv`.
 pub(super) fn read_segments(
     dir: &Path,
     recordings: &[Recording],
@@ -195,7 +231,15 @@ pub(super) fn read_segments(
         "start_sample",
         "end_sample",
     ];
-    let table = Table::read(dir, "labels.csv", columns)?;
+    segments(&Table::read(dir, "labels.csv", columns)?, recordings)
+}
+
+/// The segments of a table, in the order of time within each recording; they must not overlap, or windows
+/// of two classes could share samples.
+pub(super) fn segments(
+    table: &Table,
+    recordings: &[Recording],
+) -> Result<Vec<Segment>, SourceError> {
     let mut segments: Vec<(Segment, u64)> = Vec::with_capacity(table.rows.len());
     for row in &table.rows {
         let (experiment, subject) = (table.id(row, 0)?, table.id(row, 1)?);
@@ -204,7 +248,7 @@ pub(super) fn read_segments(
             .position(|r| r.experiment == experiment && r.subject == subject);
         let Some(recording) = known else {
             let fault =
-                format!("experiments.csv has no experiment {experiment} of subject {subject}");
+                format!("there is no recording of experiment {experiment} of subject {subject}");
             return Err(table.broken(row, fault));
         };
         let activity = table.number(row, 2, 1, ACTIVITIES)? as usize;
@@ -231,28 +275,17 @@ pub(super) fn read_segments(
     Ok(segments.into_iter().map(|(segment, _)| segment).collect())
 }
 
-/// Checks that somebody was recorded.
-pub(super) fn require_subject(
-    dir: &Path,
-    recordings: &[Recording],
-    subject: u32,
-) -> Result<(), SourceError> {
+/// Everybody who was recorded, ascending.
+pub(super) fn everybody(recordings: &[Recording]) -> Vec<u32> {
     let mut known: Vec<u32> = recordings.iter().map(|r| r.subject).collect();
     known.sort_unstable();
     known.dedup();
-    if known.contains(&subject) {
-        return Ok(());
-    }
-    Err(SourceError::UnknownSubject {
-        file: dir.join("experiments.csv"),
-        subject,
-        known,
-    })
+    known
 }
 
 /// Reads one draw of `draws.csv`.
 pub(super) fn read_draw(dir: &Path, draw: u32) -> Result<Draw, SourceError> {
-    let table = Table::read(dir, "draws.csv", &["draw", "role", "subject"])?;
+    let table = Table::read(dir, DRAWS, &["draw", "role", "subject"])?;
     let mut found = Draw::default();
     let mut known = Vec::new();
     for row in &table.rows {

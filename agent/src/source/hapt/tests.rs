@@ -1,5 +1,6 @@
 //! The source as a whole: the real recordings, and small broken ones.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -8,24 +9,10 @@ use flate2::write::GzEncoder;
 
 use super::*;
 use crate::source::SourceSpec;
+use crate::source::real_data::real_data;
 
-/// The real data, or `None` with a message where it is absent.
 fn real() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let data =
-        std::env::var_os("LAMPLIGHT_DATA").map_or_else(|| "../shared/data".into(), PathBuf::from);
-    let dir = root.join(data).join("har_hapt");
-    if dir.is_dir() {
-        return Some(dir);
-    }
-    let required = std::env::var("LAMPLIGHT_REQUIRE_DATA").is_ok_and(|v| v == "1");
-    assert!(
-        !required,
-        "LAMPLIGHT_REQUIRE_DATA=1 but there is no {}",
-        dir.display()
-    );
-    println!("skipped: there is no {}", dir.display());
-    None
+    real_data("har_hapt")
 }
 
 fn open(dir: &Path, options: &str) -> Result<Box<dyn SampleSource>, SourceError> {
@@ -221,7 +208,8 @@ fn a_truncated_or_corrupt_stream_is_refused_by_name_and_row() {
     );
 
     dir.write(signals::FILE, b"not gzip at all");
-    assert!(dir.error("subject=1").contains("breaks off in row 0"));
+    // Fifteen bytes are one row and a bit.
+    assert!(dir.error("subject=1").contains("breaks off in row 1"));
 
     std::fs::remove_file(dir.0.path().join(signals::FILE)).expect("removed");
     assert!(dir.error("subject=1").contains("cannot read"));
@@ -299,7 +287,7 @@ fn a_malformed_table_is_refused_by_file_and_line() {
         (
             "labels.csv",
             format!("{labels}1,2,4,301,600\n"),
-            "line 3: experiments.csv has no experiment 1 of subject 2",
+            "line 3: there is no recording of experiment 1 of subject 2",
         ),
         (
             "labels.csv",
@@ -376,4 +364,147 @@ fn skew_names_classes_of_the_list() {
     let names = skew(3, 3);
     assert_eq!(names.len(), 3);
     assert!(names.iter().all(|name| CLASSES.contains(name)));
+}
+
+/// Lays out what `dir` has of these people the way their publisher does.
+fn publish(dir: &Path, subjects: &[u32]) -> tempfile::TempDir {
+    let out = tempfile::tempdir().expect("a directory");
+    let raw = out.path().join("RawData");
+    std::fs::create_dir(&raw).expect("made");
+    let recordings: Vec<Recording> = tables::read_recordings(dir)
+        .expect("recordings")
+        .into_iter()
+        .filter(|r| subjects.contains(&r.subject))
+        .collect();
+    let spans: Vec<_> = recordings.iter().map(|r| (r.first_row, r.rows)).collect();
+    let rows = signals::read_spans(dir, &spans).expect("signals");
+    for (r, rows) in recordings.iter().zip(rows) {
+        for (sensor, first, step) in [("acc", 0, 1.0 / 720.0), ("gyro", 3, 0.000_305_432_505_2)] {
+            let mut text = String::new();
+            for row in &rows {
+                let [x, y, z] = [0, 1, 2].map(|i| f64::from(row[first + i]) * step);
+                // The archive writes both forms.
+                writeln!(text, "{x:.15} {y:e} {z:.15} ").expect("memory");
+            }
+            let name = format!("{sensor}_exp{:02}_user{:02}.txt", r.experiment, r.subject);
+            std::fs::write(raw.join(name), text).expect("written");
+        }
+    }
+    let labels = std::fs::read_to_string(dir.join("labels.csv")).expect("labels");
+    let labels: String = labels
+        .lines()
+        .skip(1)
+        .filter(|line| {
+            let subject = line.split(',').nth(1).expect("five fields");
+            subjects.contains(&subject.parse().expect("a number"))
+        })
+        .fold(String::new(), |text, line| {
+            text + &line.replace(',', " ") + "\n"
+        });
+    std::fs::write(raw.join("labels.txt"), labels).expect("written");
+    let names: String = (1..)
+        .zip(CLASSES.iter().chain(&["STAND_TO_SIT"]))
+        .fold(String::new(), |text, (n, name)| {
+            format!("{text}{n} {name}  \n")
+        });
+    std::fs::write(out.path().join("activity_labels.txt"), names).expect("written");
+    out
+}
+
+#[test]
+fn both_layouts_give_the_same_windows_for_the_same_recordings() {
+    let Some(dir) = real() else { return };
+    let archive = publish(&dir, &[9, 5]);
+    for options in [
+        "subjects=9,5",
+        "subject=5&classes=SITTING,WALKING",
+        "subject=9&split=all",
+    ] {
+        let stored = open(&dir, options).expect("opens");
+        let published = open(archive.path(), options).expect("opens");
+        assert_eq!(stored.describe().window, published.describe().window);
+        let pair = |s: &dyn SampleSource| (s.train().expect("train"), s.held_out().expect("held"));
+        assert_eq!(pair(&*stored), pair(&*published), "{options}");
+    }
+    let raw = open(&archive.path().join("RawData"), "subject=5&split=all").expect("opens");
+    let whole = open(&dir, "subject=5&split=all").expect("opens");
+    assert_eq!(
+        raw.held_out().expect("held"),
+        whole.held_out().expect("held")
+    );
+}
+
+#[test]
+fn a_made_up_recording_is_the_same_in_both_layouts_and_its_faults_are_named() {
+    let dir = Small::new();
+    let archive = publish(dir.0.path(), &[1, 2]);
+    let samples = |dir: &Path| {
+        let source = open(dir, "subjects=2,1&split=all").expect("opens");
+        source.held_out().expect("held out")
+    };
+    assert_eq!(samples(archive.path()), samples(dir.0.path()));
+
+    let raw = archive.path().join("RawData");
+    let fault = |file: &str, text: &str| {
+        let file = raw.join(file);
+        let before = std::fs::read(&file).expect("there");
+        std::fs::write(&file, text).expect("written");
+        let e = open(archive.path(), "subject=2")
+            .map(|_| ())
+            .expect_err("refused");
+        std::fs::write(&file, before).expect("written");
+        e.to_string()
+    };
+    for (file, text, says) in [
+        (
+            "acc_exp02_user02.txt",
+            "1 2 3\n1 2\n",
+            "line 2: 2 numbers, expected 3",
+        ),
+        (
+            "acc_exp02_user02.txt",
+            "1 2 3\n\n1 2 x\n",
+            "line 3: field 3 is `x`",
+        ),
+        (
+            "acc_exp02_user02.txt",
+            "1 2 46\n",
+            "field 3 is `46`, expected three numbers up to 45.5",
+        ),
+        ("gyro_exp02_user02.txt", "1 2 NaN\n", "field 3 is `NaN`"),
+        (
+            "gyro_exp02_user02.txt",
+            "1 2 3\n",
+            "1 rows, but `labels.txt` has a segment up to row 200",
+        ),
+        ("labels.txt", "2 2 6 1\n", "line 1: 4 fields, expected 5"),
+        (
+            "labels.txt",
+            "3 2 6 1 5\n",
+            "no recording of experiment 3 of subject 2",
+        ),
+        (
+            "../activity_labels.txt",
+            "1 WALKING\n2 RUNNING\n",
+            "line 2: activity 2 is `RUNNING`",
+        ),
+    ] {
+        let e = fault(file, text);
+        let file = file.rsplit('/').next().expect("a name");
+        assert!(e.contains(file) && e.contains(says), "{e}");
+    }
+    let long = fault("acc_exp02_user02.txt", &" ".repeat(5000));
+    assert!(
+        long.contains("line 1: the line is longer than 1024"),
+        "{long}"
+    );
+    std::fs::remove_file(raw.join("gyro_exp02_user02.txt")).expect("removed");
+    let e = open(archive.path(), "subject=2")
+        .map(|_| ())
+        .expect_err("gone")
+        .to_string();
+    assert!(
+        e.contains("gyro_exp02_user02.txt") && e.contains("RawData"),
+        "{e}"
+    );
 }

@@ -127,7 +127,7 @@ impl SampleSource for PostSource {
         };
         SourceInfo {
             channels: CHANNELS.iter().map(ToString::to_string).collect(),
-            sampling_rate_hz: parameters::SAMPLING_RATE_HZ,
+            sampling_rate_hz: Some(parameters::SAMPLING_RATE_HZ),
             window: vec![CHANNELS.len(), parameters::WINDOW],
             classes: CLASSES.iter().map(ToString::to_string).collect(),
             origin: format!(

@@ -4,17 +4,30 @@
 //! builtin:post?post=3&seed=7            one simulated post; also train=, held_out=, hours=
 //! builtin:post?post=cloud&posts=6       a pool of posts that are no node's
 //! hapt:DIR?subject=5                    one person; subjects=1,2,3 joins several
+//! cifar10:DIR?part=3&parts=8            one of 8 nodes' shares; also dirichlet=, cloud=, seed=
+//! cifar10:DIR?part=cloud&cloud=0.4      the 40 % of the samples that are no node's
+//! images:DIR?size=96                    a folder per class, images of 96 x 96 pixels
+//! idx:DIR?set=test&split=all            MNIST's layout, its test set
+//! csv:FILE?window=128&group=user        tables of readings; a row is a time step, `wide=6` a window
+//! …&limit=2000                          at most so many samples of the whole pool
 //! …&classes=WALKING,SITTING             keep only these classes (the class list stays whole)
 //! …&split=all                           hold every window out: somebody never trained on
 //! ```
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::{hapt, post};
+use options::Options;
+
+pub use csv::{CsvRows, CsvSpec};
+pub use pool::{PoolFormat, PoolSpec};
+
+mod csv;
+mod options;
+mod pool;
 
 /// Most posts in one source.
 const MAX_POSTS: u32 = 64;
@@ -44,6 +57,8 @@ pub enum DataSpec {
     Post(PostSpec),
     /// Recordings of people.
     Hapt(HaptSpec),
+    /// Labelled samples in files, shared out.
+    Pool(Box<PoolSpec>),
 }
 
 /// Simulated lamp posts.
@@ -117,7 +132,7 @@ impl Keep {
 pub enum SpecError {
     /// The word before the colon is unknown.
     #[error(
-        "source `{got}` is of no known kind; write `builtin:post?post=0` or `hapt:DIR?subject=5`"
+        "source `{got}` is of no known kind; write `builtin:post?post=0`, `hapt:DIR?subject=5`, `images:DIR`, `cifar10:DIR`, `idx:DIR` or `csv:PATH`"
     )]
     Kind {
         /// The whole line.
@@ -191,6 +206,9 @@ impl FromStr for SourceSpec {
             let keep = options.keep(&post::CLASSES)?;
             let data = DataSpec::Post(post_spec(&mut options)?);
             return Ok(Self { data, keep });
+        }
+        if let Some(found) = pool::parse(name, options) {
+            return found;
         }
         match name.strip_prefix("hapt:") {
             Some(dir) if !dir.is_empty() => {
@@ -297,82 +315,6 @@ fn value(name: &str, got: &str, want: &str) -> SpecError {
     }
 }
 
-/// Options still to be taken.
-struct Options(BTreeMap<String, String>);
-
-impl Options {
-    fn parse(text: &str, kind: &'static str, known: &[&str]) -> Result<Self, SpecError> {
-        let mut options = BTreeMap::new();
-        for option in text.split('&').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').ok_or_else(|| SpecError::NoValue {
-                got: option.to_owned(),
-            })?;
-            if !known.contains(&name) {
-                return Err(SpecError::Unknown {
-                    got: name.to_owned(),
-                    kind,
-                    known: known.join(", "),
-                });
-            }
-            if options.insert(name.to_owned(), value.to_owned()).is_some() {
-                return Err(SpecError::Twice {
-                    name: name.to_owned(),
-                });
-            }
-        }
-        Ok(Self(options))
-    }
-
-    fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name)
-    }
-
-    fn number<T>(
-        &mut self,
-        name: &str,
-        default: T,
-        range: std::ops::RangeInclusive<T>,
-    ) -> Result<T, SpecError>
-    where
-        T: FromStr + PartialOrd + fmt::Display,
-    {
-        let Some(text) = self.take(name) else {
-            return Ok(default);
-        };
-        // A NaN lies in no range.
-        let fits = text.parse().ok().filter(|number| range.contains(number));
-        let want = format!("a number from {} to {}", range.start(), range.end());
-        fits.ok_or_else(|| value(name, &text, &want))
-    }
-
-    fn keep(&mut self, names: &[&str]) -> Result<Keep, SpecError> {
-        let split = match self.take("split") {
-            None => Split::InTime,
-            Some(split) if split == "all" => Split::All,
-            Some(split) if split == "time" => Split::InTime,
-            Some(other) => return Err(value("split", &other, "`time` or `all`")),
-        };
-        let Some(list) = self.take("classes") else {
-            let classes = None;
-            return Ok(Keep { classes, split });
-        };
-        let mut classes = Vec::new();
-        for part in list.split(',') {
-            let place = names.iter().position(|name| *name == part.trim());
-            match place {
-                Some(class) if !classes.contains(&class) => classes.push(class),
-                _ => {
-                    let want = format!("different names out of {}", names.join(","));
-                    return Err(value("classes", &list, &want));
-                }
-            }
-        }
-        classes.sort_unstable();
-        let classes = Some(classes);
-        Ok(Keep { classes, split })
-    }
-}
-
 /// Shortest form: what is as by default is not written.
 impl fmt::Display for SourceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -400,6 +342,10 @@ impl fmt::Display for SourceSpec {
                 let plural = if list.len() == 1 { "" } else { "s" };
                 write!(f, "{HAPT}:{}?subject{plural}={}", spec.dir, list.join(","))?;
                 &hapt::CLASSES
+            }
+            DataSpec::Pool(spec) => {
+                pool::print(spec, f)?;
+                &[]
             }
         };
         if let Some(classes) = &self.keep.classes {
@@ -449,6 +395,14 @@ mod tests {
             "builtin:post?post=1&seed=2&classes=CAR,TRAIN&split=all",
             "hapt:../shared/data/har_hapt?subject=5",
             "hapt:a dir?with=odd?subjects=3,1,2&classes=WALKING,LAYING",
+            "cifar10:d?",
+            "cifar10:d?part=3&parts=8&cloud=0.4&dirichlet=0.3&seed=7",
+            "cifar10:d?part=cloud&cloud=0.25",
+            "idx:a?b?set=test&split=all",
+            "images:street?size=96&classes=bike,big car",
+            "csv:a.csv?",
+            "csv:phones.csv?window=50&stride=25&label=what&group=who&groups=5,7&columns=ax,ay&rate_hz=12.5",
+            "csv:d?wide=6&label=1&header=no&separator=tab&part=2&parts=4&dirichlet=0.3&limit=900",
         ] {
             let spec = parse(text).expect(text);
             assert_eq!(spec.to_string(), text);
@@ -476,7 +430,7 @@ mod tests {
     fn a_wrong_spec_is_refused_with_the_thing_and_the_remedy() {
         for (text, says) in [
             ("", "no known kind"),
-            ("csv:x", "no known kind"),
+            ("tsv:x", "no known kind"),
             ("hapt:?subject=1", "no known kind"),
             ("builtin:post", "`post` is missing"),
             ("builtin:post?post", "`post` has no value"),
@@ -495,6 +449,14 @@ mod tests {
             ("builtin:post?post=1&classes=CAR,CAR", "different names"),
             ("builtin:post?post=1&classes=", "different names"),
             ("builtin:post?post=1&split=half", "`time` or `all`"),
+            ("images:", "no known kind"),
+            ("cifar10:d?size=3", "`size` is unknown"),
+            ("images:d?size=0", "from 1 to 1024"),
+            ("idx:d?part=cloud", "`cloud` is missing"),
+            ("idx:d?parts=4", "`part` is missing"),
+            ("idx:d?part=4&parts=4", "below `parts`, which is 4"),
+            ("idx:d?dirichlet=-1", "`dirichlet=-1`"),
+            ("idx:d?set=all", "`train` or `test`"),
             ("hapt:d", "`subject` is missing"),
             ("hapt:d?subject=1,2", "one number"),
             ("hapt:d?subjects=1,1", "different numbers"),
@@ -509,7 +471,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_parsed_or_refused_without_a_panic(text in "(builtin:post|hapt:d)?[?=&,a-z0-9.-]{0,40}") {
+        fn any_text_is_parsed_or_refused_without_a_panic(text in "(builtin:post|hapt:d|idx:d|images:d)?[?=&,a-z0-9.-]{0,40}") {
             if let Ok(spec) = parse(&text) {
                 prop_assert_eq!(parse(&spec.to_string()), Ok(spec));
             }

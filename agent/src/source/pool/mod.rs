@@ -1,0 +1,198 @@
+//! Pools: labelled samples in files, shared out among cloud and nodes.
+//!
+//! ```text
+//!   cifar10:DIR   the publisher's binary batches        idx:DIR   MNIST's layout
+//!   images:DIR    a folder per class of JPEG or PNG     csv:PATH  tables of sensor readings
+//!         │ labels only                      │ places of this node's part        │ only these
+//!         └───────────────> share ───────────┴──> first 70 % of a class | rest ──┴──> Samples
+//! ```
+//!
+//! Labels are read once; values are decoded for the samples of this part only, so a node that holds
+//! a twentieth of a data set pays for a twentieth.
+
+pub(super) mod cifar;
+pub(super) mod csv;
+pub(super) mod folder;
+pub(super) mod idx;
+mod records;
+mod share;
+
+use std::fmt::Debug;
+
+use lamplight_models::{graph::Shape, samples::Samples};
+
+pub use share::{Part, Share};
+
+use super::spec::{PoolFormat, PoolSpec, Split};
+use super::{SampleSource, SourceError, SourceInfo};
+
+/// Most samples in a pool.
+const MAX_SAMPLES: usize = 10_000_000;
+/// Most bytes of decoded values in one part: what a node could hold at all.
+const MAX_PART_BYTES: u64 = 4 << 30;
+/// Out of ten samples of a class, how many come to train on.
+const TRAIN_OF_TEN: usize = 7;
+
+/// Which files of a data set that its publisher has parted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Set {
+    /// Those to train on.
+    #[default]
+    Train,
+    /// Those to test with.
+    Test,
+}
+
+/// Labelled samples in files.
+trait Pool: Debug + Send + Sync {
+    /// Channel names with units.
+    fn channels(&self) -> &[String];
+    /// Shape of one sample.
+    fn shape(&self) -> &Shape;
+    /// Class names.
+    fn classes(&self) -> &[String];
+    /// The class of every sample.
+    fn labels(&self) -> &[u32];
+    /// Values of the samples at these places, ascending, one after the other.
+    fn read(&self, places: &[usize]) -> Result<Vec<f32>, SourceError>;
+    /// Samples per second, where samples have a time.
+    fn sampling_rate_hz(&self) -> Option<f64> {
+        None
+    }
+    /// The group of every sample, where samples come in groups that stay together.
+    fn groups(&self) -> Option<&[u32]> {
+        None
+    }
+    /// Whether two samples share readings, as windows do that overlap.
+    fn overlap(&self, _a: usize, _b: usize) -> bool {
+        false
+    }
+}
+
+/// One part of a pool.
+#[derive(Debug)]
+pub struct PoolSource {
+    pool: Box<dyn Pool>,
+    origin: String,
+    train: Vec<usize>,
+    held_out: Vec<usize>,
+}
+
+impl PoolSource {
+    /// Reads the labels and finds this part's samples.
+    ///
+    /// # Errors
+    /// [`SourceError`]: a file is missing, malformed or too large, a class unknown, or the samples
+    /// cannot be parted as asked.
+    pub fn open(spec: &PoolSpec, split: Split) -> Result<Self, SourceError> {
+        let dir = std::path::Path::new(&spec.path);
+        let pool: Box<dyn Pool> = match &spec.format {
+            PoolFormat::Cifar10 => Box::new(cifar::Cifar::open(dir, spec.set)?),
+            PoolFormat::Idx => Box::new(idx::Idx::open(dir, spec.set)?),
+            PoolFormat::Images { size } => Box::new(folder::Folder::open(dir, spec.set, *size)?),
+            PoolFormat::Csv(table) => Box::new(csv::Csv::open(dir, table, spec.share.is_parted())?),
+        };
+        let labels = pool.labels();
+        let classes = pool.classes();
+        let mut places = spec.share.places(labels, classes.len(), pool.groups())?;
+        if let Some(kept) = &spec.classes {
+            let unknown = kept.iter().find(|name| !classes.contains(name));
+            if let Some(class) = unknown {
+                return Err(SourceError::UnknownClass {
+                    class: class.clone(),
+                    known: classes.join(", "),
+                });
+            }
+            places.retain(|&p| kept.contains(&classes[labels[p] as usize]));
+        }
+        let bytes = places.len() as u64 * 4 * pool.shape().iter().product::<usize>() as u64;
+        if bytes > MAX_PART_BYTES {
+            return Err(SourceError::TooLarge {
+                file: dir.to_owned(),
+                bytes,
+                limit: MAX_PART_BYTES,
+            });
+        }
+        let (train, held_out) = match split {
+            Split::All => (Vec::new(), places),
+            Split::InTime => {
+                let (mut train, held_out) = part(&places, labels, classes.len());
+                // Windows that overlap have one class, so only its first held-out one can reach back.
+                let firsts: Vec<usize> = (0..classes.len() as u32)
+                    .filter_map(|class| held_out.iter().copied().find(|&p| labels[p] == class))
+                    .collect();
+                train.retain(|&early| !firsts.iter().any(|&late| pool.overlap(early, late)));
+                (train, held_out)
+            }
+        };
+        Ok(Self {
+            origin: format!("{} samples of {}", labels.len(), spec.path),
+            pool,
+            train,
+            held_out,
+        })
+    }
+
+    /// How many samples this part has to train on, and how many are held out.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.train.len(), self.held_out.len())
+    }
+
+    fn samples(&self, places: &[usize]) -> Result<Samples, SourceError> {
+        Ok(Samples {
+            shape: self.pool.shape().clone(),
+            x: self.pool.read(places)?,
+            y: places.iter().map(|&p| self.pool.labels()[p]).collect(),
+            classes: self.pool.classes().to_vec(),
+        })
+    }
+}
+
+/// Per class the first 70 % (rounded down), in the order of the files, to train on; the rest held out.
+fn part(places: &[usize], labels: &[u32], classes: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut counts = vec![0_usize; classes];
+    places.iter().for_each(|&p| counts[labels[p] as usize] += 1);
+    let mut passed = vec![0_usize; classes];
+    places.iter().partition(|&&p| {
+        let class = labels[p] as usize;
+        passed[class] += 1;
+        passed[class] <= counts[class] * TRAIN_OF_TEN / 10
+    })
+}
+
+impl SampleSource for PoolSource {
+    fn describe(&self) -> SourceInfo {
+        SourceInfo {
+            channels: self.pool.channels().to_vec(),
+            sampling_rate_hz: self.pool.sampling_rate_hz(),
+            window: self.pool.shape().clone(),
+            classes: self.pool.classes().to_vec(),
+            origin: self.origin.clone(),
+            simulated: false,
+        }
+    }
+
+    fn train(&self) -> Result<Samples, SourceError> {
+        self.samples(&self.train)
+    }
+
+    fn held_out(&self) -> Result<Samples, SourceError> {
+        self.samples(&self.held_out)
+    }
+}
+
+/// Channels of a color image.
+fn rgb() -> Vec<String> {
+    ["red", "green", "blue"]
+        .map(|c| format!("{c} [0-1]"))
+        .to_vec()
+}
+
+/// A byte of an image as a number from 0 to 1.
+fn unit(byte: u8) -> f32 {
+    f32::from(byte) / 255.0
+}
+
+#[cfg(test)]
+mod tests;
