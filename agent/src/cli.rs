@@ -127,7 +127,7 @@ struct RunArgs {
     #[command(flatten)]
     joining: Joining,
     /// The node's samples: `builtin:post?post=3&seed=7`, `hapt:DIR?subject=5`, `images:DIR`,
-    /// `cifar10:DIR?part=3&parts=8` or `idx:DIR`
+    /// `cifar10:DIR?part=3&parts=8`, `idx:DIR` or `csv:FILE?window=128`
     #[arg(long, value_name = "SPEC")]
     source: SourceSpec,
     /// Threads of the CPU that training may use
