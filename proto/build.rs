@@ -14,7 +14,7 @@ const FILES: [&str; 6] = [
 ];
 
 /// Listings an operator prints as JSON; everything else is parsed into a domain type first.
-const VIEWS: [&str; 7] = [
+const VIEWS: [&str; 8] = [
     "Metrics",
     "ModelView",
     "NodeRoundView",
@@ -22,6 +22,7 @@ const VIEWS: [&str; 7] = [
     "ParticipantView",
     "ReleaseView",
     "RoundView",
+    "TaskView",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -103,15 +104,28 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-#[derive(Serialize)]
-struct Made {
+/// What `init` prints with `--json`.
+#[derive(Serialize, JsonSchema)]
+pub struct Made {
+    /// The coordinator's directory.
     dir: PathBuf,
+    /// The fleet.
     deployment: Deployment,
     /// Public half, hexadecimal: what agents and `release verify --key` believe.
     release_key: String,
     /// SHA-256 of the authority's certificate.
     authority: Digest,
+    /// Directory of the first operator's identity.
     operator_identity: PathBuf,
+}
+
+/// What `run` prints with `--json`, once it serves.
+#[derive(Serialize, JsonSchema)]
+pub struct Serving {
+    /// The fleet.
+    pub(crate) deployment: Deployment,
+    /// Address and port it listens on.
+    pub(crate) address: String,
 }
 
 /// Makes a deployment and says where everything is.
@@ -146,11 +160,16 @@ pub fn run_init(args: Init) -> anyhow::Result<ExitCode> {
     } else {
         println!(
             "deployment {} is ready in {dir}\nrelease key  {}\noperator     {}\n\n\
-             next: lamplight coordinator run --dir {dir} --listen 0.0.0.0:7443",
+             next, on this machine and on the operator's (HOST is one of those given with --host):\n  \
+             lamplight coordinator run --dir {dir} --listen 0.0.0.0:7443\n  \
+             lamplight context add {deployment} --coordinator HOST:7443 --identity {operator}\n  \
+             lamplight node token",
             made.deployment,
             made.release_key,
             made.operator_identity.display(),
             dir = made.dir.display(),
+            deployment = made.deployment,
+            operator = made.operator_identity.display(),
         );
     }
     Ok(ExitCode::SUCCESS)

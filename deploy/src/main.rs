@@ -1,7 +1,8 @@
 //! `lamplight`: the operator's command line, and a whole fleet in one binary.
 //!
 //! ```text
-//!   lamplight init | model | node | round | release    the operator, over gRPC
+//!   lamplight init | model | node | task | round | release    the operator, over gRPC
+//!   lamplight context | completions | man | schema     the operator's comfort
 //!   lamplight coordinator …, lamplight agent …         the entry points of the two other binaries
 //!   lamplight demo                                     all of it, as real processes on loopback
 //! ```
@@ -10,14 +11,19 @@
 //! 1 refused, 2 failed, 130 a demo that was interrupted.
 
 mod command;
+mod context;
 mod demo;
 mod operator;
 mod output;
 mod pretrain;
+#[cfg(test)]
+mod snapshots;
+mod task;
+mod view;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::runtime::Builder;
 
 /// Fine-tune models on sensor nodes; only signed deltas leave the node.
@@ -46,18 +52,35 @@ enum Command {
     /// Let nodes join, list them
     #[command(subcommand)]
     Node(command::node::Command),
+    /// Check task files; list and stop tasks
+    #[command(subcommand)]
+    Task(command::task::Command),
     /// Start rounds of fine-tuning, watch them
     #[command(subcommand)]
     Round(command::round::Command),
     /// List, show and verify releases
     #[command(subcommand)]
     Release(command::release::Command),
+    /// Know several fleets by name
+    #[command(subcommand)]
+    Context(command::context::Command),
     /// A coordinator and a fleet of agents on this machine, end to end
     Demo(demo::Args),
+    /// Print a script that lets a shell complete commands and options
+    Completions(command::shell::Completions),
+    /// Write manual pages of all commands
+    Man(command::shell::Man),
+    /// Print the JSON schema of what a command prints with --json
+    Schema(command::schema::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    output::settle(&matches);
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.format(&mut Cli::command()).exit(),
+    };
     // Logs go to stderr and stay quiet beside progress bars; the long-running programs speak more.
     let level = match cli.command {
         Command::Coordinator(_) | Command::Agent(_) => "info",
@@ -87,9 +110,14 @@ fn main() -> ExitCode {
             Command::Agent(args) => lamplight_agent::cli::run(args).await,
             Command::Model(command) => command::model::run(command).await,
             Command::Node(command) => command::node::run(command).await,
+            Command::Task(command) => command::task::run(command).await,
             Command::Round(command) => command::round::run(command).await,
             Command::Release(command) => command::release::run(command).await,
+            Command::Context(command) => command::context::run(command),
             Command::Demo(args) => demo::run(args).await,
+            Command::Completions(args) => command::shell::completions(&args),
+            Command::Man(args) => command::shell::man(&args),
+            Command::Schema(args) => command::schema::run(&args),
         }
     });
     // What outlives a stated grace is cut here; it is safe to do again.

@@ -3,7 +3,7 @@
 //! A task states a [`Budget`]; a node's own configuration states one, too. [`Budget::narrowed`] is
 //! the only way to bring them together, and it can only take away.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +118,19 @@ impl Hours {
             windows.is_empty() || windows.iter().any(|w| w.has(minute))
         };
         self.0.iter().all(any)
+    }
+
+    /// How long until the next allowed minute begins: nothing when this one is; `None` when none is.
+    #[must_use]
+    pub fn opens_in(&self, at: UnixMillis) -> Option<Duration> {
+        let into = at.0.rem_euclid(60_000);
+        (0..=i64::from(DAY)).find_map(|ahead| {
+            let then = UnixMillis(at.0 - into + ahead * 60_000);
+            self.contain(then).then(|| {
+                let wait = (ahead * 60_000 - into).max(0);
+                Duration::from_millis(wait.unsigned_abs())
+            })
+        })
     }
 
     /// Whether some minute of the day is allowed.
@@ -315,8 +328,15 @@ mod tests {
         let at = |h: i64, m: i64| UnixMillis(((20_000 * 24 + h) * 60 + m) * 60_000);
         assert!(hours.contain(at(22, 0)) && hours.contain(at(5, 59)));
         assert!(!hours.contain(at(6, 0)) && !hours.contain(at(21, 59)));
+        assert_eq!(hours.opens_in(at(23, 5)), Some(Duration::ZERO));
+        let before = UnixMillis(at(21, 58).0 + 1_500);
+        assert_eq!(hours.opens_in(before), Some(Duration::from_millis(118_500)));
+        assert_eq!(
+            hours.opens_in(at(6, 0)),
+            Some(Duration::from_secs(16 * 3600))
+        );
         let never = hours.and(&["10:00-12:00".parse().unwrap()]);
-        assert!(!never.ever());
+        assert!(!never.ever() && never.opens_in(at(1, 0)).is_none());
         assert_eq!(never.to_string(), "22:00-06:00 and within 10:00-12:00 UTC");
         assert!(Hours::default().contain(at(3, 0)));
     }

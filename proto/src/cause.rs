@@ -104,6 +104,8 @@ pub enum Measure {
     DownloadBytes,
     /// Bytes sent.
     UploadBytes,
+    /// Bytes pulled and sent.
+    TransferBytes,
     /// Wall time, seconds.
     Seconds,
     /// Passes over the samples.
@@ -117,6 +119,7 @@ impl fmt::Display for Measure {
             Self::EnergyJoules => "joules",
             Self::DownloadBytes => "bytes to pull",
             Self::UploadBytes => "bytes to send",
+            Self::TransferBytes => "bytes to pull and send",
             Self::Seconds => "seconds",
             Self::Epochs => "epochs",
         })
@@ -404,6 +407,7 @@ mod tests {
             Measure::EnergyJoules,
             Measure::DownloadBytes,
             Measure::UploadBytes,
+            Measure::TransferBytes,
             Measure::Seconds,
             Measure::Epochs,
         ];

@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 use prost::bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -30,7 +31,7 @@ pub struct TensorEntry {
 }
 
 /// How good a model was on some samples.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Metrics {
     /// How many.
     pub samples: u64,

@@ -9,15 +9,18 @@
 //! signed is bytes), [`offer`], [`delta`], [`release`] (the signed payloads), [`refusal`] (why a call
 //! is refused), [`cause`] (why a node delivers nothing), [`budget`] (what a task may use of a node),
 //! [`tag`] (what operators say of nodes), [`version`] (who may speak), [`needs`] (what an agent must
-//! know to do a task), [`keys`], [`token`], [`tls`], [`chunk`].
+//! know to do a task), [`keys`], [`token`], [`tls`], [`chunk`], [`settings`] (what people write into
+//! files), [`doctor`] (what is wrong with a machine).
 //!
 //! Invariants: nothing here trusts a length, a name or a signature it has not checked; no other crate
 //! of the workspace decodes a signed payload or checks a signature itself.
 
+pub mod asks;
 pub mod budget;
 pub mod cause;
 pub mod chunk;
 pub mod delta;
+pub mod doctor;
 pub mod envelope;
 pub mod ids;
 pub mod keys;
@@ -25,6 +28,7 @@ pub mod needs;
 pub mod offer;
 pub mod refusal;
 pub mod release;
+pub mod settings;
 pub mod tag;
 pub mod tls;
 pub mod token;

@@ -113,7 +113,9 @@ pub enum NormMode {
 }
 
 /// Which parameters move, and so which a delta holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Trainable {
     /// Every parameter.
@@ -164,6 +166,16 @@ impl Trainable {
                 ),
             )
         })
+    }
+}
+
+impl std::str::FromStr for Trainable {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text {
+            "" => Err(Malformed::new("trainable set", "it is empty")),
+            text => Self::parse("trainable set", text),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub use wire::refusal::Reason;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// The kind.
+    /// The kind; [`Reason::Unspecified`] when a newer peer gave one that is not known here.
     pub reason: Reason,
     /// One sentence naming both values, and the remedy where there is one.
     pub message: String,
@@ -35,13 +35,12 @@ impl Refusal {
             return None;
         }
         let r = wire::Refusal::decode(status.details()).ok()?;
-        match r.reason() {
-            Reason::Unspecified => None,
-            reason => Some(Self {
-                reason,
-                message: r.message,
-            }),
-        }
+        // A reason that only a newer peer knows is a refusal all the same: repeating the call
+        // changes nothing, and the message says what to do.
+        (r.reason != Reason::Unspecified as i32).then(|| Self {
+            reason: r.reason(),
+            message: r.message,
+        })
     }
 
     /// The reason as listings and logs show it, e.g. `wrong-base`.
@@ -120,6 +119,20 @@ mod tests {
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert_eq!(Refusal::in_status(&status), Some(r.clone()));
         assert_eq!(r.name(), "wrong-base");
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_peer_is_still_a_refusal() {
+        let newer = wire::Refusal {
+            reason: 9999,
+            message: "the moon is full; try again tomorrow".into(),
+        };
+        let details = newer.encode_to_vec().into();
+        let status = Status::with_details(Code::FailedPrecondition, "", details);
+        let refusal = Refusal::in_status(&status).expect("a refusal");
+        assert_eq!(refusal.reason, Reason::Unspecified);
+        assert_eq!(refusal.message, newer.message);
+        assert_eq!(refusal.name(), "unspecified");
     }
 
     #[test]

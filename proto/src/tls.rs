@@ -16,6 +16,7 @@ use rustls::{
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _,
 };
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -81,10 +82,38 @@ pub enum TlsError {
 }
 
 /// Where a coordinator listens: `host:port`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Address {
     host: String,
     port: u16,
+}
+
+impl Address {
+    /// Name or IP address, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = Malformed;
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
+    }
 }
 
 impl FromStr for Address {
@@ -319,6 +348,37 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
+fn pinned(authority: Digest) -> Result<ClientConfig, TlsError> {
+    let provider = provider();
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned {
+            authority,
+            provider,
+        }))
+        .with_no_client_auth();
+    Ok(with_alpn(config))
+}
+
+/// Shakes hands over a connection that is there and hangs up: what `doctor` tells apart from what comes
+/// after it.
+pub(crate) async fn shake_hands(
+    address: &Address,
+    trust: crate::doctor::reach::Trust<'_>,
+    tcp: TcpStream,
+) -> io::Result<()> {
+    use crate::doctor::reach::Trust;
+    let config = match trust {
+        Trust::Identity(identity) => mutual(identity),
+        Trust::Pin(authority) => pinned(authority),
+    };
+    let config = config.map_err(io::Error::other)?;
+    let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, tcp).await.map(drop)
+}
+
 fn link(address: &Address, config: ClientConfig) -> Result<Link, TlsError> {
     let name = ServerName::try_from(address.host.clone())
         .map_err(|_| Malformed::new("address", "the host is no name or IP address"))?;
@@ -358,16 +418,7 @@ pub fn connect(address: &Address, identity: &Identity) -> Result<Link, TlsError>
 /// # Errors
 /// [`TlsError`] when the address is unusable.
 pub fn connect_pinned(address: &Address, authority: Digest) -> Result<Link, TlsError> {
-    let provider = provider();
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned {
-            authority,
-            provider,
-        }))
-        .with_no_client_auth();
-    link(address, with_alpn(config))
+    link(address, pinned(authority)?)
 }
 
 #[cfg(test)]

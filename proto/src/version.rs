@@ -13,11 +13,12 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::{
     Malformed,
+    ids::UnixMillis,
     offer::clip,
     refusal::{Reason, Refusal},
 };
@@ -78,10 +79,12 @@ impl FromStr for ProgramVersion {
             .ok_or_else(|| Malformed::new("version", format!("{:?} is not like 0.1.0", clip(text))))
     }
 }
+/// Header of answers with the coordinator's clock, in milliseconds since 1970 UTC.
+pub const TIME_HEADER: &str = "lamplight-unix-ms";
 
-fn stamp(headers: &mut HeaderMap, protocol: u32) {
+fn stamp(headers: &mut HeaderMap, protocol: u32, version: &'static str) {
     headers.insert(PROTOCOL_HEADER, HeaderValue::from(protocol));
-    headers.insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+    headers.insert(VERSION_HEADER, HeaderValue::from_static(version));
 }
 
 /// The version a peer named, fit for logs and tables.
@@ -94,6 +97,13 @@ pub fn peer_version(headers: &HeaderMap) -> String {
             || "unknown".to_owned(),
             |v| v.chars().take(32).collect::<String>(),
         )
+}
+
+/// The clock a coordinator named; older ones do not.
+#[must_use]
+pub fn peer_time(headers: &HeaderMap) -> Option<UnixMillis> {
+    let text = headers.get(TIME_HEADER)?.to_str().ok()?;
+    text.parse().ok().map(UnixMillis)
 }
 
 fn check(
@@ -123,6 +133,22 @@ fn check(
         Some(_) => Ok(()),
         None => refuse(format!("the {peer}'s {PROTOCOL_HEADER} is not a number")),
     }
+}
+
+/// A coordinator that does not have a call because it is older than the call.
+fn too_old_for(path: &str, headers: &HeaderMap) -> Option<Refusal> {
+    let named = peer_version(headers);
+    let is_older = named.parse::<ProgramVersion>().ok()? < VERSION.parse().ok()?;
+    is_older.then(|| {
+        Refusal::new(
+            Reason::Protocol,
+            format!(
+                "the coordinator (version {named}) is too old for {}, which {VERSION} has; upgrade \
+                 the coordinator",
+                clip(path.trim_start_matches('/'))
+            ),
+        )
+    })
 }
 
 type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
@@ -175,7 +201,9 @@ where
                 Ok(future) => future.await?,
                 Err(refused) => refused,
             };
-            stamp(response.headers_mut(), PROTOCOL);
+            let now = HeaderValue::from(UnixMillis::now().0);
+            response.headers_mut().insert(TIME_HEADER, now);
+            stamp(response.headers_mut(), PROTOCOL, VERSION);
             Ok(response)
         })
     }
@@ -186,26 +214,34 @@ where
 pub struct ClientVersions<S> {
     inner: S,
     protocol: u32,
+    version: &'static str,
 }
 
 impl<S> ClientVersions<S> {
     /// Wraps a channel.
     pub fn new(inner: S) -> Self {
-        Self {
-            inner,
-            protocol: PROTOCOL,
-        }
+        Self::claiming(inner, PROTOCOL)
     }
 
     /// Wraps a channel that claims another protocol, to test refusals.
     pub fn claiming(inner: S, protocol: u32) -> Self {
-        Self { inner, protocol }
+        Self {
+            inner,
+            protocol,
+            version: VERSION,
+        }
     }
 
     /// The same channel, claiming another protocol, to test refusals.
     #[must_use]
     pub fn speaking(self, protocol: u32) -> Self {
         Self { protocol, ..self }
+    }
+
+    /// The same channel, naming another version of this program, to test what older peers meet.
+    #[must_use]
+    pub fn naming(self, version: &'static str) -> Self {
+        Self { version, ..self }
     }
 }
 
@@ -224,15 +260,22 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        stamp(request.headers_mut(), self.protocol);
+        stamp(request.headers_mut(), self.protocol, self.version);
+        let path = request.uri().path().to_owned();
         let future = self.inner.call(request);
         Box::pin(async move {
             let response = future.await?;
-            // A refusal of this very kind says more than what could be said here.
-            let refused = Status::from_header_map(response.headers())
-                .is_some_and(|s| s.code() != tonic::Code::Ok);
-            if refused {
-                return Ok(response);
+            let status = Status::from_header_map(response.headers());
+            match status.map(|s| s.code()) {
+                None | Some(Code::Ok) => {}
+                Some(Code::Unimplemented) => {
+                    return Ok(match too_old_for(&path, response.headers()) {
+                        Some(refusal) => Status::from(refusal).into_http(),
+                        None => response,
+                    });
+                }
+                // A refusal of this very kind says more than what could be said here.
+                Some(_) => return Ok(response),
             }
             let checked = check(
                 response.headers(),
@@ -319,6 +362,45 @@ mod tests {
             assert_eq!(refusal, None);
             assert_eq!(headers[PROTOCOL_HEADER], "1");
             assert_eq!(headers[VERSION_HEADER], VERSION);
+            let now = peer_time(&headers).expect("a clock");
+            assert!(now.0.abs_diff(UnixMillis::now().0) < 60_000);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_an_older_coordinator_does_not_have_is_a_refusal_with_a_remedy() {
+        let answer = |version: Option<&'static str>| async move {
+            let mut client = ClientVersions::new(tower::service_fn(move |_| async move {
+                let mut response = Status::unimplemented("").into_http();
+                if let Some(version) = version {
+                    stamp(response.headers_mut(), PROTOCOL, version);
+                }
+                Ok::<_, Infallible>(response)
+            }));
+            let mut request = Request::new(Body::default());
+            *request.uri_mut() = "/lamplight.v1.Operator/Sing".parse().expect("a path");
+            let response = client.call(request).await.expect("infallible");
+            let status = Status::from_header_map(response.headers()).expect("a status");
+            (status.code(), Refusal::in_status(&status))
+        };
+        let (_, refusal) = answer(Some("0.0.9")).await;
+        let refusal = refusal.expect("refused");
+        assert_eq!(refusal.reason, Reason::Protocol);
+        for part in [
+            "0.0.9",
+            "lamplight.v1.Operator/Sing",
+            VERSION,
+            "upgrade the coordinator",
+        ] {
+            assert!(refusal.message.contains(part), "{refusal}");
+        }
+        // One that is not older, or no Lamplight at all, has another reason.
+        for version in [Some(VERSION), Some("99.0.0"), Some("odd"), None] {
+            assert_eq!(
+                answer(version).await,
+                (Code::Unimplemented, None),
+                "{version:?}"
+            );
         }
     }
 

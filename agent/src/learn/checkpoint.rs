@@ -31,6 +31,9 @@ pub struct Header {
     pub samples_digest: Digest,
     /// Wall time spent so far.
     pub training_seconds: f64,
+    /// Energy spent so far, joules; 0 while nothing bounds it.
+    #[serde(default)]
+    pub energy_joules: f64,
     /// On the held-out samples, before the first step; absent when there are none.
     pub before: Option<Metrics>,
 }
@@ -49,6 +52,7 @@ impl Header {
             base_digest,
             samples_digest,
             training_seconds: 0.0,
+            energy_joules: 0.0,
             before,
         }
     }

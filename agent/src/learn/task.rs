@@ -16,11 +16,13 @@ use lamplight_models::{
     quant::gguf::{self, GgufError},
     samples::Samples,
     train::{
-        Augment, Evaluation, OptimizerConfig, Schedule as Course, TrainConfig, TrainError,
-        Trainable, Trainer, evaluate,
+        Augment, Evaluation, Footprint, OptimizerConfig, Schedule as Course, TrainConfig,
+        TrainError, Trainable, Trainer, evaluate,
     },
 };
 use lamplight_proto::{
+    budget::Bounds,
+    cause::Measure,
     delta::{MAX_NAME_BYTES, MAX_TENSORS, Metrics, TensorEntry},
     ids::{Digest, Hasher},
     offer::{self, Codec, NormMode, Optimizer, RoundOffer, Schedule, Training},
@@ -30,7 +32,10 @@ use super::{
     checkpoint::{self, Header},
     fit::{self, Misfit},
 };
-use crate::source::{SampleSource, SourceError};
+use crate::{
+    power::Meter,
+    source::{SampleSource, SourceError},
+};
 
 /// What a task needs from the node.
 #[derive(Debug, Clone)]
@@ -45,6 +50,12 @@ pub struct Settings {
     pub device: LaneKind,
     /// Threads of the CPU a product may use.
     pub threads: usize,
+    /// What task and node together allow.
+    pub bounds: Bounds,
+    /// What the machine draws where no counter tells. Watts.
+    pub assumed_power_watts: Option<f64>,
+    /// Where the kernel shows its power counters.
+    pub powercap: PathBuf,
 }
 
 /// Where a task stands.
@@ -104,6 +115,23 @@ pub enum LearnError {
     /// Nothing to learn from.
     #[error("the source has no samples to train on")]
     NoSamples,
+    /// More than task and node allow.
+    #[error(
+        "{needed} {measure} are needed, {allowed} are allowed; raise the budget of the task or the limits of this node, or train less at once"
+    )]
+    Beyond {
+        /// Of what.
+        measure: Measure,
+        /// How much.
+        needed: u64,
+        /// The bound.
+        allowed: u64,
+    },
+    /// An energy budget that nothing can measure.
+    #[error(
+        "the task may draw {0} J, and this machine has no power counters; set limits.assumed_power_watts"
+    )]
+    NoMeter(f64),
     /// Training failed, e.g. by a loss that is not finite.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -225,6 +253,15 @@ pub fn learn(
     // 3. Begin, or go on where the last checkpoint stands.
     let lane = open(settings.device, settings.threads)?;
     let mut header = Header::new(offer.lease, offer.base_digest, digest(&train), None);
+    fits(&base, offer, settings, &lane, &train, &held_out)?;
+    let mut meter = match settings.bounds.energy_joules {
+        None => None,
+        Some(joules) => Some((
+            joules,
+            Meter::open(&settings.powercap, settings.assumed_power_watts)
+                .ok_or(LearnError::NoMeter(joules))?,
+        )),
+    };
     let mut trainer = begin(&base, offer, settings, &lane, &held_out, &mut header)?;
 
     // 4. Fine-tune.
@@ -238,6 +275,7 @@ pub fn learn(
         &train,
         &mut header,
         offer,
+        meter.as_mut(),
         after_step,
     )?;
 
@@ -310,19 +348,55 @@ fn begin(
     Ok(Trainer::new(base.clone(), config, lane.clone())?)
 }
 
-/// All epochs, with checkpoints.
+/// Refuses before any of it is taken: a process that is killed for memory loses more than a task.
+fn fits(
+    base: &Model,
+    offer: &RoundOffer,
+    settings: &Settings,
+    lane: &Arc<dyn Lane>,
+    train: &Samples,
+    held_out: &Samples,
+) -> Result<(), LearnError> {
+    const MIB: u64 = 1 << 20;
+    let Some(allowed) = settings.bounds.memory_bytes else {
+        return Ok(());
+    };
+    let config = train_config(&offer.training, &base.info.channels);
+    let footprint = Footprint::of(base, &config, lane, train, held_out)?;
+    let needed = footprint.total();
+    tracing::info!(round = %offer.round, needed, allowed, ?footprint, "memory of training, bytes");
+    if needed > allowed {
+        return Err(LearnError::Beyond {
+            measure: Measure::MemoryMib,
+            needed: needed.div_ceil(MIB),
+            allowed: allowed / MIB,
+        });
+    }
+    Ok(())
+}
+
+/// All epochs, with checkpoints; fewer when the energy is spent, for what was learned with it is worth
+/// sending.
 fn run(
     trainer: &mut Trainer,
     settings: &Settings,
     train: &Samples,
     header: &mut Header,
     offer: &RoundOffer,
+    mut meter: Option<&mut (f64, Meter)>,
     after_step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), LearnError> {
+    let before = header.energy_joules;
     let mut since = Instant::now();
     let mut checkpointed = Instant::now();
     while !trainer.is_finished() {
-        let mut stop = false;
+        let (mut stop, mut spent) = (false, false);
+        let mut drawn = before;
+        if let Some((allowed, _)) = meter.as_deref()
+            && before >= *allowed
+        {
+            break;
+        }
         let (epochs, every) = (trainer.config().epochs, settings.checkpoint_every);
         trainer.epoch(train, &mut |report| {
             let done = report.epoch * report.steps_in_epoch + report.step + 1;
@@ -332,7 +406,11 @@ fn run(
                 loss: report.loss,
             };
             stop = after_step(progress).is_break();
-            if stop || checkpointed.elapsed() >= every {
+            if let Some((allowed, meter)) = meter.as_deref_mut() {
+                drawn = before + meter.joules();
+                spent = drawn >= *allowed;
+            }
+            if stop || spent || checkpointed.elapsed() >= every {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -340,6 +418,7 @@ fn run(
         })?;
         header.training_seconds += since.elapsed().as_secs_f64();
         since = Instant::now();
+        header.energy_joules = drawn;
         // Here at the end of every epoch, and whenever the loop was left: time is up, or a stop.
         let bytes = trainer.save()?;
         checkpoint::write(&settings.checkpoint, header, &bytes).map_err(|source| {
@@ -353,6 +432,20 @@ fn run(
             tracing::info!(round = %offer.round, "training stopped and saved");
             return Err(LearnError::Stopped);
         }
+        if spent && !trainer.is_finished() {
+            let (epoch, step) = trainer.position();
+            tracing::warn!(round = %offer.round, epoch, step, drawn, "the energy budget is spent; training ends here");
+            break;
+        }
+    }
+    if trainer.position() == (0, 0)
+        && let Some((allowed, _)) = meter
+    {
+        return Err(LearnError::Beyond {
+            measure: Measure::EnergyJoules,
+            needed: before.ceil() as u64,
+            allowed: *allowed as u64,
+        });
     }
     Ok(())
 }

@@ -213,6 +213,7 @@ impl World {
                     node_id: me(),
                     now: NOW,
                     highest: self.store.highest(&offer.model).expect("read"),
+                    beyond: None,
                     done_before: self.store.done_before(offer.lease).expect("read"),
                 };
                 Event::Offered(Box::new(offer), known)
@@ -430,6 +431,7 @@ fn offers_against_what_is_known_are_declined_or_ignored() {
         node_id: me(),
         now: NOW,
         highest: Some((ModelVersion(3), Digest::of(&[3, 0]))),
+        beyond: None,
         done_before: false,
     };
     let effects = |offer: Verified<RoundOffer>, known: &Known| {

@@ -1,7 +1,5 @@
 //! Idle: polls, and judges what is offered.
 
-use lamplight_proto::cause::Told;
-
 use super::{
     Effect, Event, Phase, Preparing, Step,
     offer::{Verdict, judge},
@@ -27,12 +25,12 @@ impl Idle {
             Verdict::Ignore(declined) => {
                 (Phase::Idle(self), vec![Effect::Warn(declined.to_string())])
             }
-            Verdict::Decline(declined, fault) => {
+            Verdict::Decline(declined, told) => {
                 let reason = declined.to_string();
                 let report = Effect::Report {
                     round: offer.round,
                     lease: offer.lease,
-                    told: Told::Offer(fault),
+                    told,
                 };
                 (
                     Phase::Idle(self),

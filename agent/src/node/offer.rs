@@ -1,12 +1,14 @@
 //! Whether an offer that the release key signed holds against what the node knows.
 
 use lamplight_proto::{
-    cause::OfferFault,
+    cause::{OfferFault, Told},
     ids::{Deployment, Digest, ModelVersion, NodeId, UnixMillis},
     needs,
     offer::RoundOffer,
     version::VERSION,
 };
+
+use crate::limits::Beyond;
 
 /// What a node knows when it judges an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Known {
     pub highest: Option<(ModelVersion, Digest)>,
     /// Whether the journal has a finished task with the offer's lease.
     pub done_before: bool,
+    /// Why the node's own limits, or the task's, rule it out here.
+    pub beyond: Option<Beyond>,
 }
 
 /// Why a signed offer is not taken up.
@@ -61,6 +65,9 @@ pub enum Declined {
         /// Highest version seen.
         highest: ModelVersion,
     },
+    /// More than may be used here.
+    #[error(transparent)]
+    Beyond(Beyond),
     /// One version, two contents.
     #[error("the offer's base {version} has digest {got}, this node knows it as {want}")]
     TwoContents {
@@ -83,7 +90,7 @@ pub(super) enum Verdict {
     /// Not ours to answer.
     Ignore(Declined),
     /// Ours, and against what we know: the coordinator should hear of it, in these words.
-    Decline(Declined, OfferFault),
+    Decline(Declined, Told),
 }
 
 /// Judges an offer. The release key's signature has been checked: that is what a
@@ -115,7 +122,10 @@ pub(super) fn judge(offer: &RoundOffer, known: &Known) -> Verdict {
     }
     // 4. It must ask for nothing this agent has never heard of: it would do another task.
     if let Some(unknown) = needs::unknown(&offer.needs) {
-        return Verdict::Decline(Declined::Unknown(unknown), OfferFault::UnknownNeed);
+        return Verdict::Decline(
+            Declined::Unknown(unknown),
+            Told::Offer(OfferFault::UnknownNeed),
+        );
     }
     // 5. Versions only rise, and each has one content.
     match known.highest {
@@ -128,7 +138,7 @@ pub(super) fn judge(offer: &RoundOffer, known: &Known) -> Verdict {
                 offered: offer.base_version.0,
                 highest: highest.0,
             };
-            Verdict::Decline(declined, fault)
+            Verdict::Decline(declined, Told::Offer(fault))
         }
         Some((highest, digest)) if offer.base_version == highest && offer.base_digest != digest => {
             let declined = Declined::TwoContents {
@@ -137,8 +147,12 @@ pub(super) fn judge(offer: &RoundOffer, known: &Known) -> Verdict {
                 want: digest,
             };
             let fault = OfferFault::TwoContents { version: highest.0 };
-            Verdict::Decline(declined, fault)
+            Verdict::Decline(declined, Told::Offer(fault))
         }
-        _ => Verdict::Take,
+        _ => match &known.beyond {
+            // 6. It must not use more than it may.
+            Some(beyond) => Verdict::Decline(Declined::Beyond(beyond.clone()), beyond.told()),
+            None => Verdict::Take,
+        },
     }
 }

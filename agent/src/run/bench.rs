@@ -26,6 +26,7 @@ use lamplight_proto::{
 use super::{Agent, Config};
 use crate::{
     home::Home,
+    limits::Limits,
     link::twin::Twin,
     node::Phase,
     source::{SampleSource, SourceError, SourceInfo},
@@ -163,6 +164,7 @@ impl Bench {
                 threads: 1,
                 checkpoint_every: Duration::ZERO,
                 report_every: Duration::from_millis(1),
+                limits: Limits::default(),
             },
             opened,
         }

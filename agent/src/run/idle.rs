@@ -1,10 +1,17 @@
 //! Idle: deliver what is left to say, poll, judge.
 
+use std::time::Duration;
+
+use lamplight_proto::{cause::Told, ids::UnixMillis, needs, offer::RoundOffer};
+
 use super::{Agent, AgentError, not_for_good};
 use crate::{
     link::{Link, LinkError, Report, ReportEvent, backoff::jittered},
     node::{Event, Known},
 };
+
+/// Between two looks at an offer that waits for its hours: an operator may stop the task meanwhile.
+pub(super) const WAITING: Duration = Duration::from_secs(30);
 
 impl<L: Link> Agent<L> {
     /// One poll. Answers the offer it brought, or waits as long as the coordinator suggests.
@@ -41,7 +48,14 @@ impl<L: Link> Agent<L> {
             .store
             .call(move |s| Ok((s.highest(&model)?, s.done_before(lease)?)))
             .await?;
+        let has_base = self.dir.model(offer.base_digest).is_file();
+        let beyond = self.config.limits.allow(&offer, has_base).err();
+        let is_known = needs::unknown(&offer.needs).is_none();
+        if is_known && beyond.is_none() && self.not_now(&offer, polled.now).await? {
+            return Ok(None);
+        }
         let known = Known {
+            beyond,
             deployment: self.node.deployment.clone(),
             node_id: self.node.node_id.clone(),
             now: polled.now,
@@ -49,6 +63,58 @@ impl<L: Link> Agent<L> {
             done_before,
         };
         Ok(Some(Event::Offered(Box::new(offer), known)))
+    }
+
+    /// Whether the offer has to wait for the hours in which task and node allow training. The
+    /// coordinator is told why nothing happens, once for each offer.
+    async fn not_now(&mut self, offer: &RoundOffer, now: UnixMillis) -> Result<bool, AgentError> {
+        let hours = self.config.limits.bounds(&offer.budget).hours;
+        let ours = offer.node_id == self.node.node_id && offer.deployment == self.node.deployment;
+        let opens_in = match hours.opens_in(now) {
+            // Whatever else there is to say of the offer, it is said at once.
+            Some(Duration::ZERO) | None => return Ok(false),
+            _ if !ours || offer.expires <= now => return Ok(false),
+            Some(wait) => wait,
+        };
+        self.tell_waiting(offer, opens_in).await?;
+        // Not past the opening, and not so long that a change of the task goes unnoticed.
+        let wait = self.wait.max(WAITING).min(opens_in);
+        tokio::time::sleep(jittered(wait)).await;
+        Ok(true)
+    }
+
+    /// Tells, once for each offer, that the task waits for its hours.
+    pub(super) async fn tell_waiting(
+        &mut self,
+        offer: &RoundOffer,
+        opens_in: Duration,
+    ) -> Result<(), AgentError> {
+        if self.waiting_told == Some(offer.lease) {
+            return Ok(());
+        }
+        tracing::info!(
+            round = %offer.round,
+            "training is allowed {}; {} s to go",
+            self.config.limits.bounds(&offer.budget).hours,
+            opens_in.as_secs()
+        );
+        let report = Report {
+            round: offer.round,
+            lease: offer.lease,
+            event: ReportEvent::Waiting(Told::Window {
+                opens_in_seconds: Some(opens_in.as_secs()),
+            }),
+        };
+        match self.link.report(report).await {
+            Ok(_) => self.waiting_told = Some(offer.lease),
+            Err(LinkError::Refused(r)) => {
+                not_for_good(&r)?;
+                self.waiting_told = Some(offer.lease);
+            }
+            // Said again with the next poll.
+            Err(e) => tracing::debug!("the report was lost: {e}"),
+        }
+        Ok(())
     }
 
     /// Sends the failures the coordinator has not heard of. What cannot be sent now stays.

@@ -29,7 +29,7 @@ use std::{
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
     envelope::TrustedKeys,
-    ids::{Digest, UnixMillis},
+    ids::{Digest, Lease, UnixMillis},
     keys::{KeyError, SigningKey},
     offer::RoundOffer,
     refusal::{Reason, Refusal},
@@ -38,6 +38,7 @@ use lamplight_proto::{
 use crate::{
     dir::NodeDir,
     home::Home,
+    limits::Limits,
     link::{Backoff, Link, LinkError, Report, ReportEvent, backoff::jittered},
     lock::DirLock,
     node::{Effect, Event, Phase},
@@ -66,6 +67,8 @@ pub struct Config {
     pub checkpoint_every: Duration,
     /// At most one progress report in this time.
     pub report_every: Duration,
+    /// What the node's owner allows, whatever a task asks.
+    pub limits: Limits,
 }
 
 /// Why an agent cannot go on. What it was doing is on disk, and another start goes on with it.
@@ -130,6 +133,8 @@ pub struct Agent<L> {
     /// The wait that came with the last poll.
     wait: Duration,
     clock_warned: bool,
+    /// The offer whose waiting the coordinator has heard of.
+    waiting_told: Option<Lease>,
 }
 
 impl<L: Link> Agent<L> {
@@ -172,6 +177,7 @@ impl<L: Link> Agent<L> {
             running,
             wait: Duration::ZERO,
             clock_warned: false,
+            waiting_told: None,
         };
         agent.tidy();
         if let Some(offer) = agent.phase.offer() {
@@ -288,6 +294,11 @@ impl<L: Link> Agent<L> {
                 off / 1000
             );
         }
+    }
+
+    /// The coordinator's time, or before its first word this machine's.
+    fn time(&self) -> UnixMillis {
+        self.clock.map_or_else(UnixMillis::now, Clock::now)
     }
 
     /// Why an offer is not worth going on with, by the coordinator's clock if that is known.

@@ -7,25 +7,27 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lamplight_proto::{
+    budget::Hours,
     cause::{Told, TrainingFault},
     delta::DeltaManifest,
     envelope::Verified,
-    ids::{Lease, RoundId},
+    ids::{Lease, RoundId, UnixMillis},
     keys::write_aside,
     offer::RoundOffer,
     refusal::Reason,
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 
-use super::{Agent, AgentError, why::disk};
+use super::{Agent, AgentError, idle::WAITING, why::disk};
 use crate::{
     learn::{self, LearnError, Learned, Progress, Settings},
     link::{Link, LinkError, Report, ReportEvent},
     node::{Event, Why},
+    power,
     stop::Stop,
 };
 
@@ -60,13 +62,33 @@ impl<L: Link> Agent<L> {
             }
         }
 
-        // 2. Learn on a thread that may block; its progress and our wishes pass between.
+        // 2. Within the hours that task and node allow; what was learned before they ended is kept.
+        let bounds = self.config.limits.bounds(&offer.budget);
+        if let Some(wait) = bounds.hours.opens_in(self.time()).filter(|w| !w.is_zero()) {
+            tokio::select! {
+                biased;
+                () = stop.wanted() => return Ok(None),
+                told = self.tell_waiting(offer, wait) => told?,
+            }
+            tokio::select! {
+                () = stop.wanted() => {}
+                () = tokio::time::sleep(wait.min(WAITING)) => {}
+            }
+            return Ok(None);
+        }
+        self.waiting_told = None;
+        let closed = closed(bounds.hours.clone(), self.time());
+
+        // 3. Learn on a thread that may block; its progress and our wishes pass between.
         let settings = Settings {
             base: self.dir.model(offer.base_digest),
             checkpoint: self.dir.checkpoint(offer.lease),
             checkpoint_every: self.config.checkpoint_every,
             device: self.config.device,
             threads: self.config.threads,
+            bounds,
+            assumed_power_watts: self.config.limits.assumed_power_watts,
+            powercap: power::POWERCAP.into(),
         };
         let halt = Halt(Arc::default());
         let (flag, open, lock) = (
@@ -99,6 +121,11 @@ impl<L: Link> Agent<L> {
                 halt.now();
                 thread.await
             }
+            () = closed => {
+                tracing::info!(round = %offer.round, "the hours of training are over; saving");
+                halt.now();
+                thread.await
+            }
             () = unwanted => {
                 dropped = true;
                 halt.now();
@@ -106,7 +133,7 @@ impl<L: Link> Agent<L> {
             }
         };
 
-        // 3. What came of it.
+        // 4. What came of it.
         let learned = match ended {
             _ if dropped => {
                 let why = "the round no longer waits for this node".to_owned();
@@ -140,6 +167,14 @@ impl<L: Link> Agent<L> {
         let lease = offer.lease;
         let counter = self.store.call(move |s| s.counter(lease)).await?;
         Ok(Ok(learn::manifest(offer, &learned, counter, &self.key)))
+    }
+}
+
+/// Ends when the hours do; `now` is the time it begins at.
+async fn closed(hours: Hours, now: UnixMillis) {
+    let began = Instant::now();
+    while hours.contain(now.after(began.elapsed())) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

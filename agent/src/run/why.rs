@@ -28,6 +28,16 @@ fn told(e: &LearnError) -> Told {
             needed: *got,
             allowed: *max,
         })),
+        LearnError::Beyond {
+            measure,
+            needed,
+            allowed,
+        } => Told::Budget(Some(Exceeded {
+            measure: *measure,
+            needed: *needed,
+            allowed: *allowed,
+        })),
+        LearnError::NoMeter(_) => Told::Limits(None),
         LearnError::Io { source, .. } => Told::Storage(source.into()),
         LearnError::Lane(_) => Told::Training(TrainingFault::Device),
         LearnError::Base(_) | LearnError::Table { .. } => Told::Training(TrainingFault::Model),
@@ -46,7 +56,10 @@ fn data(e: &SourceError) -> DataFault {
             io::ErrorKind::PermissionDenied => DataFault::Denied,
             _ => DataFault::Unreadable,
         },
-        SourceError::UnknownSubject { .. } | SourceError::UnknownDraw { .. } => DataFault::Absent,
+        SourceError::UnknownSubject { .. }
+        | SourceError::UnknownDraw { .. }
+        | SourceError::UnknownClass { .. }
+        | SourceError::UnknownGroup { .. } => DataFault::Absent,
         _ => DataFault::Malformed,
     }
 }

@@ -6,12 +6,13 @@ use lamplight_proto::{
     ids::{Digest, Lease},
 };
 use rusqlite::{OptionalExtension as _, Row, params, types::ValueRef};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Store, StoreError};
 
 /// Everything `status` shows, as `--json` prints it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Status {
     /// Who this node is; absent before enrolment.
     pub node_id: Option<String>,
@@ -32,7 +33,7 @@ pub struct Status {
 }
 
 /// A task in the journal.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct TaskView {
     /// Its round.
     pub round: u64,
@@ -65,7 +66,7 @@ pub struct TaskView {
 }
 
 /// A receipt.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ReceiptView {
     /// Counter of the delta.
     pub counter: u64,
@@ -76,7 +77,7 @@ pub struct ReceiptView {
 }
 
 /// The highest release of a model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct VersionView {
     /// The model.
     pub model: String,

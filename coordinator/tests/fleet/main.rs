@@ -9,6 +9,7 @@ mod access;
 mod crash;
 mod hostile;
 mod node;
+mod old;
 mod roster;
 mod rounds;
 mod server;

@@ -98,6 +98,11 @@ impl Node {
         self.link = server.link(&self.identity);
     }
 
+    /// The same node with an agent of another version.
+    pub(crate) fn of_version(&mut self, version: &'static str) {
+        self.link = self.link.clone().naming(version);
+    }
+
     pub(crate) fn deltas(&self) -> DeltasClient<Link> {
         DeltasClient::new(self.link.clone())
     }

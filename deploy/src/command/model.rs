@@ -7,12 +7,14 @@ use clap::Subcommand;
 use lamplight_agent::source::SourceSpec;
 use lamplight_models::{model::Model, quant::gguf};
 use lamplight_proto::{ids::Digest, ids::ModelName, keys, wire};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     operator::Connection,
-    output::{self, Format},
+    output::{self, Format, OrHint as _},
     pretrain::{self, Recipe},
+    view,
 };
 
 #[derive(Debug, Subcommand)]
@@ -25,14 +27,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lamplight model show post.gguf")]
     Show(Show),
     /// Upload a model file and make it the next release
-    #[command(
-        after_help = "Example:\n  lamplight model push post.gguf --model post \
-        --coordinator fleet.example.org:7443 --identity ./fleet/operators/admin"
-    )]
+    #[command(after_help = "Example:\n  lamplight model push post.gguf --model post")]
     Push(Push),
     /// List the models that have releases
-    #[command(after_help = "Example:\n  lamplight model list --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight model list")]
     List(List),
 }
 
@@ -79,8 +77,8 @@ pub(crate) struct List {
     format: Format,
 }
 
-#[derive(Serialize)]
-struct Pretrained {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Pretrained {
     file: PathBuf,
     digest: Digest,
     bytes: usize,
@@ -91,7 +89,7 @@ struct Pretrained {
     held_out_accuracy: Option<f64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Layer {
     name: String,
     kind: &'static str,
@@ -101,8 +99,8 @@ struct Layer {
     training_flop: u64,
 }
 
-#[derive(Serialize)]
-struct Shown {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Shown {
     digest: Digest,
     bytes: usize,
     architecture: String,
@@ -208,7 +206,8 @@ fn details(s: &Shown) -> String {
 
 fn read(file: &PathBuf) -> anyhow::Result<(Vec<u8>, Model)> {
     let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
-    let model = gguf::read(&bytes).with_context(|| file.display().to_string())?;
+    let model = (gguf::read(&bytes).with_context(|| file.display().to_string()))
+        .hint(|| "model files are made by: lamplight model pretrain".into())?;
     Ok((bytes, model))
 }
 
@@ -267,28 +266,48 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 digest: digest.to_bytes(),
             };
             let release = operator.calls.publish_model(request).await?.into_inner();
-            args.format.print(&release, |r| {
+            let release = view::Release::from(release);
+            let code = args.format.print(&release, |r| {
                 format!("{} version {} is {}", r.model, r.version, r.digest)
-            })
+            })?;
+            args.format.next(&format!(
+                "let nodes improve it: lamplight round start --model {}",
+                release.model
+            ));
+            Ok(code)
         }
         Command::List(args) => {
             let mut operator = args.connection.open()?;
             let request = wire::ListModelsRequest {};
             let reply = operator.calls.list_models(request).await?.into_inner();
-            args.format.print(&reply.models, |models| {
-                let mut table =
-                    output::table(["model", "architecture", "parameters", "classes", "newest"]);
+            let models: Vec<view::Model> = view::all(reply.models);
+            let code = args.format.print(&models, |models| {
+                let is_wide = args.format.is_wide();
+                let mut header = vec!["model", "architecture", "parameters", "classes", "newest"];
+                if is_wide {
+                    header.push("digest");
+                }
+                let mut table = output::table(header);
                 for m in models {
-                    table.add_row([
+                    let mut row = vec![
                         m.name.clone(),
                         m.architecture.clone(),
                         count(m.parameters),
                         m.classes.join(", "),
                         format!("{} ({})", m.newest_version, output::short(&m.newest_digest)),
-                    ]);
+                    ];
+                    if is_wide {
+                        row.push(m.newest_digest.clone());
+                    }
+                    table.add_row(row);
                 }
                 table.to_string()
-            })
+            })?;
+            if models.is_empty() {
+                args.format
+                    .next("push a model file: lamplight model push FILE --model NAME");
+            }
+            Ok(code)
         }
     }
 }

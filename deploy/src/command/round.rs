@@ -1,6 +1,7 @@
 //! `lamplight round`: start rounds of fine-tuning, watch them.
 
 use std::{
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -9,35 +10,35 @@ use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use lamplight_agent::source::SourceSpec;
 use lamplight_proto::{
+    budget::Budget,
     ids::{ModelName, NodeId},
-    keys,
-    offer::{NormMode, Optimizer, Schedule, Trainable, Training},
+    offer::{Codec, NormMode, Optimizer, Schedule, Trainable, Training},
     refusal::Refusal,
+    tag::{TagFilter, Wanted},
     wire,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     operator::{Connection, Operator},
-    output::{self, Format},
+    output::{self, Format, OrHint as _, fault},
+    task::{self, Evaluation, Series, TaskRequest},
+    view,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a series of rounds, each on the release the last one made
-    #[command(
-        after_help = "Example:\n  lamplight round start --model post --rounds 3 --minimum 3 \
-        --deadline-minutes 60 \\\n    --coordinator fleet.example.org:7443 --identity \
-        ./fleet/operators/admin"
-    )]
-    Start(Start),
+    #[command(after_help = "Examples:\n  lamplight task example > task.toml\n  \
+        lamplight round start --task task.toml --wait\n  \
+        lamplight round start --model post --rounds 3 --minimum 3 --deadline-minutes 60")]
+    Start(Box<Start>),
     /// List rounds
-    #[command(after_help = "Example:\n  lamplight round list --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight round list")]
     List(List),
     /// Show a round and its participants
-    #[command(after_help = "Example:\n  lamplight round show 3 --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight round show 3")]
     Show(Show),
 }
 
@@ -91,6 +92,9 @@ pub(crate) struct TrainingArgs {
     /// What batch norms do
     #[arg(long, value_enum, default_value = "frozen")]
     norm_mode: NormModeName,
+    /// Which parameters move, and so what a delta holds: all, head, bias or norm
+    #[arg(long, default_value_t = Trainable::All)]
+    trainable: Trainable,
     /// Seed of shuffling and augmentation
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -116,7 +120,7 @@ impl TrainingArgs {
             },
         };
         let training = Training {
-            trainable: Trainable::default(),
+            trainable: self.trainable,
             epochs: self.epochs,
             batch: self.batch,
             optimizer,
@@ -141,11 +145,27 @@ impl TrainingArgs {
 pub(crate) struct Start {
     #[command(flatten)]
     connection: Connection,
+    /// A task file (see `lamplight task example`), or - for standard input; no other setting beside it
+    #[arg(long, value_name = "FILE", required_unless_present = "model")]
+    task: Option<PathBuf>,
+    #[command(flatten)]
+    short: ShortTask,
+    /// Wait until the last round has ended, and show what came of them
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// A task in flags, for trying things out.
+#[derive(Debug, clap::Args)]
+#[group(id = "short", conflicts_with = "task", multiple = true)]
+struct ShortTask {
     /// The model to improve
     #[arg(long)]
-    model: ModelName,
+    model: Option<ModelName>,
     /// How many rounds
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Close a round on this many deltas; 0 for the whole cohort
     #[arg(long, default_value_t = 0)]
@@ -159,6 +179,9 @@ pub(crate) struct Start {
     /// Only these nodes (may be repeated); all enrolled nodes when absent
     #[arg(long = "node", value_name = "NODE")]
     nodes: Vec<NodeId>,
+    /// Only nodes with this tag (may be repeated: every key must match), e.g. site=chicago
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<Wanted>,
     #[command(flatten)]
     training: TrainingArgs,
     /// Scale deltas down to this L2 norm; 0 for no bound
@@ -170,11 +193,31 @@ pub(crate) struct Start {
     /// Evaluate each release on the held-out samples of this source
     #[arg(long, value_name = "SOURCE")]
     evaluation: Option<SourceSpec>,
-    /// Wait until the last round has ended, and show what came of them
-    #[arg(long)]
-    wait: bool,
-    #[command(flatten)]
-    format: Format,
+}
+
+impl ShortTask {
+    fn request(self, model: ModelName) -> anyhow::Result<TaskRequest> {
+        Ok(TaskRequest {
+            name: None,
+            model,
+            series: Series {
+                rounds: self.rounds,
+                every: None,
+                until: None,
+                target: self.target,
+                minimum: self.minimum,
+                deadline: Duration::from_secs(u64::from(self.deadline_minutes) * 60),
+            },
+            nodes: self.nodes,
+            tags: TagFilter::new(self.tags)?,
+            training: self.training.parse()?,
+            budget: Budget::default(),
+            codec: Codec::F32,
+            delta_clip_norm: (self.delta_clip_norm != 0.0).then_some(self.delta_clip_norm),
+            weight_cap: self.weight_cap,
+            evaluation: self.evaluation.map_or(Evaluation::None, Evaluation::Source),
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -198,57 +241,13 @@ pub(crate) struct Show {
     format: Format,
 }
 
-/// What a task asks of the fleet, beyond the training itself.
-#[derive(Debug, Clone)]
-pub(crate) struct TaskRequest {
-    pub(crate) model: ModelName,
-    pub(crate) rounds: u32,
-    pub(crate) target: u32,
-    pub(crate) minimum: u32,
-    pub(crate) deadline: Duration,
-    pub(crate) cohort: Vec<NodeId>,
-    pub(crate) training: Training,
-    pub(crate) delta_clip_norm: f64,
-    pub(crate) weight_cap: u64,
-    /// Evaluation samples, as a blob.
-    pub(crate) evaluation: Option<Vec<u8>>,
-}
-
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Started {
     pub(crate) task: u64,
     pub(crate) round: u64,
     /// The task's rounds, when they were waited for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) rounds: Vec<wire::RoundView>,
-}
-
-/// Uploads the evaluation samples, then starts the task; a lost answer may be asked for again.
-pub(crate) async fn start(operator: &mut Operator, task: TaskRequest) -> anyhow::Result<Started> {
-    let evaluation_digest = match task.evaluation {
-        Some(blob) => operator.put_blob(blob.into(), None).await?.to_bytes(),
-        None => Default::default(),
-    };
-    let request = wire::StartRoundsRequest {
-        model: task.model.to_string(),
-        rounds: task.rounds,
-        target_deltas: task.target,
-        minimum_deltas: task.minimum,
-        deadline_seconds: u32::try_from(task.deadline.as_secs()).unwrap_or(u32::MAX),
-        cohort: task.cohort.iter().map(ToString::to_string).collect(),
-        training: Some((&task.training).into()),
-        delta_clip_norm: task.delta_clip_norm,
-        weight_cap: task.weight_cap,
-        evaluation_digest,
-        idempotency_key: keys::random::<16>()?.to_vec().into(),
-        ..Default::default()
-    };
-    let reply = operator.calls.start_rounds(request).await?.into_inner();
-    Ok(Started {
-        task: reply.task,
-        round: reply.round,
-        rounds: Vec::new(),
-    })
+    pub(crate) rounds: Vec<view::Round>,
 }
 
 /// Whether a round has come to its end.
@@ -282,7 +281,11 @@ async fn wait(
         heard = Instant::now();
         bar.set_message("");
         if let Some(r) = list.rounds.iter().find(|r| r.phase == "abandoned") {
-            anyhow::bail!("round {} was abandoned: {}", r.round, r.reason);
+            let what = format!("round {} was abandoned: {}", r.round, r.reason);
+            return Err(fault(
+                what,
+                format!("who did what: lamplight round show {}", r.round),
+            ));
         }
         let done = list.rounds.iter().filter(|r| ended(r)).count() as u64;
         bar.set_position(done);
@@ -294,11 +297,11 @@ async fn wait(
     }
 }
 
-fn accuracy(metrics: Option<&wire::Metrics>) -> String {
+fn accuracy(metrics: Option<&view::Metrics>) -> String {
     metrics.map_or_else(String::new, |m| output::percent(m.accuracy))
 }
 
-fn listing(rounds: &[wire::RoundView]) -> String {
+fn listing(rounds: &[view::Round]) -> String {
     let mut table = output::table([
         "round",
         "task",
@@ -312,7 +315,10 @@ fn listing(rounds: &[wire::RoundView]) -> String {
     for r in rounds {
         table.add_row([
             r.round.to_string(),
-            format!("{} ({}/{})", r.task, r.index, r.of),
+            match r.of {
+                0 => format!("{} ({})", r.task, r.index),
+                of => format!("{} ({}/{of})", r.task, r.index),
+            },
             r.model.clone(),
             r.phase.clone(),
             format!("{}/{}", r.accepted_deltas, r.cohort_nodes),
@@ -327,7 +333,7 @@ fn listing(rounds: &[wire::RoundView]) -> String {
     table.to_string()
 }
 
-fn details(round: &wire::RoundView) -> String {
+fn details(round: &view::Round) -> String {
     let mut table = output::table([
         "node", "name", "state", "samples", "before", "after", "delta", "norm", "seconds",
     ]);
@@ -359,30 +365,27 @@ fn details(round: &wire::RoundView) -> String {
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Start(args) => {
-            let training = args.training.parse()?;
-            let evaluation = match &args.evaluation {
-                Some(spec) => {
-                    let held_out = spec.open()?.held_out()?;
-                    Some(held_out.to_bytes().context("evaluation samples")?)
-                }
-                None => None,
+            let args = *args;
+            let (task, short) = (args.task, args.short);
+            let task = match (task, short.model.clone()) {
+                (Some(path), _) => task::file::read(&path)?,
+                (None, Some(model)) => short.request(model)?,
+                (None, None) => anyhow::bail!("name a task file with --task, or a --model"),
             };
+            let rounds = task.series.rounds;
+            anyhow::ensure!(
+                rounds > 0 || !args.wait,
+                "the task has no last round to wait for; leave out --wait, or set rounds.count"
+            );
             let mut operator = args.connection.open()?;
-            let task = TaskRequest {
-                model: args.model,
-                rounds: args.rounds,
-                target: args.target,
-                minimum: args.minimum,
-                deadline: Duration::from_secs(u64::from(args.deadline_minutes) * 60),
-                cohort: args.nodes,
-                training,
-                delta_clip_norm: args.delta_clip_norm,
-                weight_cap: args.weight_cap,
-                evaluation,
+            let reply = task::start(&mut operator, task).await?;
+            let mut started = Started {
+                task: reply.task,
+                round: reply.round,
+                rounds: Vec::new(),
             };
-            let mut started = start(&mut operator, task).await?;
             if args.wait {
-                started.rounds = wait(&mut operator, started.task, args.rounds).await?;
+                started.rounds = view::all(wait(&mut operator, started.task, rounds).await?);
             }
             args.format.print(&started, |s| {
                 let began = format!("task {} began with round {}", s.task, s.round);
@@ -396,13 +399,16 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let mut operator = args.connection.open()?;
             let request = wire::ListRoundsRequest { task: args.task };
             let reply = operator.calls.list_rounds(request).await?.into_inner();
-            args.format.print(&reply.rounds, |r| listing(r))
+            let rounds: Vec<view::Round> = view::all(reply.rounds);
+            args.format.print(&rounds, |r| listing(r))
         }
         Command::Show(args) => {
             let mut operator = args.connection.open()?;
             let request = wire::ShowRoundRequest { round: args.round };
-            let round = operator.calls.show_round(request).await?.into_inner();
-            args.format.print(&round, details)
+            let round = (operator.calls.show_round(request).await)
+                .hint(|| "see what rounds there are: lamplight round list".into())?
+                .into_inner();
+            args.format.print(&view::Round::from(round), details)
         }
     }
 }

@@ -13,7 +13,7 @@ mod fleet;
 mod measure;
 mod picture;
 mod pool;
-mod report;
+pub(crate) mod report;
 mod scenario;
 mod watch;
 
@@ -26,14 +26,14 @@ use std::{
 use anyhow::Context as _;
 use lamplight_coordinator::InitOptions;
 use lamplight_models::quant::gguf;
-use lamplight_proto::{keys, tls::Identity, wire};
+use lamplight_proto::{budget::Budget, keys, offer::Codec, tag::TagFilter, tls::Identity, wire};
 
 use crate::{
-    command::round::{self, TaskRequest},
     demo::{fleet::Fleet, scenario::Scenario},
     operator::Operator,
     output::{self, Format},
     pretrain,
+    task::{self, Evaluation, Series, TaskRequest},
 };
 
 #[derive(Debug, Clone, clap::Args)]
@@ -223,17 +223,25 @@ async fn steps(
     };
     let task = TaskRequest {
         model: MODEL.parse()?,
-        rounds: args.rounds,
-        target: 0,
-        minimum: args.nodes,
-        deadline: ROUND_DEADLINE,
-        cohort: Vec::new(),
+        name: None,
+        series: Series {
+            rounds: args.rounds,
+            every: None,
+            until: None,
+            target: 0,
+            minimum: args.nodes,
+            deadline: ROUND_DEADLINE,
+        },
+        nodes: Vec::new(),
+        tags: TagFilter::default(),
         training: scenario.training.clone(),
-        delta_clip_norm: 0.0,
+        budget: Budget::default(),
+        codec: Codec::F32,
+        delta_clip_norm: None,
         weight_cap: 0,
-        evaluation: Some(evaluation),
+        evaluation: Evaluation::Samples(evaluation),
     };
-    let started = round::start(&mut operator, task).await?;
+    let started = task::start(&mut operator, task).await?;
     let rounds = watch::rounds(&mut operator, fleet, started.task, args.rounds).await?;
 
     // 5. What came of it: every release on samples the nodes never trained on.

@@ -73,6 +73,23 @@ pub struct Scratch {
     pub(crate) sums: [Vec<f64>; 2],
 }
 
+impl Saved {
+    /// Bytes owned.
+    pub(crate) fn held_bytes(&self) -> usize {
+        size_of::<f32>() * self.values.capacity() + size_of::<u32>() * self.places.capacity()
+    }
+}
+
+impl Scratch {
+    /// Bytes owned.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let floats = self.tiles.iter().chain([&self.patches, &self.weight]);
+        let sums: usize = self.sums.iter().map(Vec::capacity).sum();
+        let floats: usize = floats.map(Vec::capacity).sum();
+        size_of::<f32>() * floats + size_of::<f64>() * sums
+    }
+}
+
 pub use conv::WORKSPACE_BYTES;
 
 /// Everything a forward reads and writes.

@@ -130,6 +130,19 @@ impl Executor {
         self.pool.peak * size_of::<f32>()
     }
 
+    /// Bytes of the buffers owned now, in use or waiting to be used again, and of the kernels'
+    /// scratch.
+    #[must_use]
+    pub fn held_bytes(&self) -> (usize, usize) {
+        let in_use = self.values.iter().chain(&self.grads).flatten();
+        let buffers: usize = in_use.chain(&self.pool.free).map(Vec::capacity).sum();
+        let saved: usize = self.saved.iter().map(Saved::held_bytes).sum();
+        (
+            buffers * size_of::<f32>() + saved,
+            self.scratch.held_bytes(),
+        )
+    }
+
     /// Runs the graph and returns its output (`[batch, output]`, channels last).
     ///
     /// With `keep`, what [`Executor::adjoint`] needs stays in memory; without, values go as soon as

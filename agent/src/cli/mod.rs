@@ -12,16 +12,19 @@ use anyhow::Context as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
-    ids::{Label, NodeId},
+    ids::{Deployment, Label, NodeId},
     keys::SigningKey,
     tls::{Address, Identity},
     token::JoinToken,
 };
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::{
     dir::NodeDir,
     enrol::{self, EnrolError, Enrolled},
     home::{Home, HomeError},
+    limits::Limits,
     link::{
         LinkError,
         grpc::{self, GrpcLink},
@@ -63,6 +66,7 @@ enum Command {
         --source 'builtin:post?post=3&seed=7'\n\n\
         SIGINT or SIGTERM: the step in hand is finished and saved, and the program ends within\n\
         --grace-seconds; a second signal ends it at once. Nothing that was accepted is lost either way.\n\
+        A node that an operator retired ends with exit code 1; starting it again changes nothing.\n\
         LAMPLIGHT_LOG sets what is logged, e.g. LAMPLIGHT_LOG=debug.")]
     Run(RunArgs),
     /// Show what a node is doing, its last tasks, receipts and versions; also beside a running agent
@@ -89,17 +93,27 @@ struct Joining {
     json: bool,
 }
 
+/// What `enrol` and `run` print with `--json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Introduction {
+    /// Who this node is.
+    node_id: NodeId,
+    /// Its fleet.
+    deployment: Deployment,
+    /// Whether it was a node before this command.
+    already: bool,
+}
+
 /// Says who a node is on stdout.
 fn introduce(Enrolled { node, already }: &Enrolled, json: bool) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let (id, deployment) = (&node.node_id, &node.deployment);
     if json {
-        let who = serde_json::json!({
-            "node_id": id,
-            "deployment": deployment,
-            // Whether it was a node before this command.
-            "already": already,
-        });
+        let who = serde_json::to_string(&Introduction {
+            node_id: id.clone(),
+            deployment: deployment.clone(),
+            already: *already,
+        })?;
         return Ok(writeln!(out, "{who}")?);
     }
     let how = if *already { "is already" } else { "is now" };
@@ -335,6 +349,7 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
         threads: usize::from(args.threads),
         checkpoint_every: Duration::from_secs(u64::from(args.checkpoint_seconds)),
         report_every: Duration::from_millis(500),
+        limits: Limits::default(),
     };
     Agent::new(home, link, config)?.run(stop).await?;
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,408 @@
+//! Layers: default < file < environment < flag.
+
+use std::{ffi::OsString, fmt::Display, fs, io::Read as _, path::Path};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    MAX_BYTES,
+    error::{Place, SettingsError},
+    read::{Fault, Guess, Kind, Reader, Trail, listed},
+    value::{Entry, Table, Value, from_toml},
+};
+
+/// Between the parts of a variable's name: one underscore is part of many keys.
+const SEPARATOR: &str = "__";
+
+/// Environment variables of a program.
+#[derive(Debug, Clone, Copy)]
+pub struct Variables {
+    /// `PREFIX__TRAINING__THREADS` is `training.threads`.
+    pub prefix: &'static str,
+    /// Variables with names of their own, as `(variable, key)`.
+    pub named: &'static [(&'static str, &'static str)],
+    /// Variables that begin with `PREFIX_` and set no key.
+    pub spared: &'static [&'static str],
+}
+
+/// Settings from all layers, not yet checked.
+#[derive(Debug, Clone)]
+pub struct Document {
+    root: Table,
+    /// The file, or nothing.
+    origin: Place,
+    /// Prefix of environment variables, e.g. `LAMPLIGHT_AGENT`.
+    prefix: Option<&'static str>,
+    /// Flags, as `(key, flag)`.
+    flags: &'static [(&'static str, &'static str)],
+}
+
+/// One key as `config print` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setting {
+    /// The whole key, e.g. `training.threads`.
+    pub key: String,
+    /// Its value; null where there is none.
+    pub value: serde_json::Value,
+    /// Where the value comes from.
+    pub from: Place,
+}
+
+impl Document {
+    /// No file: all comes from other layers.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            root: Table::new(),
+            origin: Place::NoFile,
+            prefix: None,
+            flags: &[],
+        }
+    }
+
+    /// The text of the file `origin`.
+    ///
+    /// # Errors
+    /// [`SettingsError::Syntax`] with the line; [`SettingsError::TooLarge`].
+    pub fn parse(text: &str, origin: &Path) -> Result<Self, SettingsError> {
+        let bytes = text.len() as u64;
+        if bytes > MAX_BYTES {
+            return Err(too_large(origin, bytes));
+        }
+        Ok(Self {
+            root: from_toml(text, origin)?,
+            origin: Place::File(origin.into()),
+            ..Self::empty()
+        })
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when it cannot be read, is too large, or is no TOML.
+    pub fn read_file(path: &Path) -> Result<Self, SettingsError> {
+        let read = |source| SettingsError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = fs::File::open(path).map_err(read)?;
+        let mut bytes = Vec::new();
+        // One more than allowed: a file may grow, and a device has no length.
+        let most = MAX_BYTES + 1;
+        file.take(most).read_to_end(&mut bytes).map_err(read)?;
+        if bytes.len() as u64 == most {
+            let length = fs::metadata(path).map_or(most, |m| m.len().max(most));
+            return Err(too_large(path, length));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| SettingsError::NotText {
+            place: Place::File(path.into()),
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Lays environment variables over what is there.
+    ///
+    /// Variables that begin with `PREFIX_` but not with `PREFIX__` are slips of somebody's fingers,
+    /// unless they are named or spared, or put there by Kubernetes for a service of that name. Where
+    /// two set one key, the one with the prefix counts.
+    ///
+    /// # Errors
+    /// [`SettingsError::UnknownVariable`], [`SettingsError::NotText`]. Whether a key exists is found out
+    /// by [`Self::read`].
+    pub fn over_environment(
+        &mut self,
+        names: &Variables,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(), SettingsError> {
+        let prefix = names.prefix;
+        self.prefix = Some(prefix);
+        let own = |name: &str| names.named.iter().find(|(variable, _)| *variable == name);
+        let mut ours: Vec<(String, OsString)> = (variables.into_iter())
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, _)| {
+                let rest = name.strip_prefix(prefix);
+                let prefixed = rest.is_some_and(|rest| rest.starts_with('_'));
+                own(name).is_some() || (prefixed && !names.spared.contains(&name.as_str()))
+            })
+            .collect();
+        // The environment has no order; faults should, and names with the prefix come last.
+        ours.sort_by_key(|(name, _)| (own(name).is_none(), name.clone()));
+        for (name, value) in ours {
+            let rest = name.strip_prefix(prefix).unwrap_or_default();
+            let key = match (own(&name), rest.strip_prefix(SEPARATOR)) {
+                (Some((_, key)), _) => (*key).to_owned(),
+                (None, Some(key)) => key.to_ascii_lowercase().replace(SEPARATOR, "."),
+                (None, None) if of_kubernetes(rest) => continue,
+                (None, None) => {
+                    let hint = format!(
+                        "keys are {prefix}__TABLE__KEY, with two underscores between the parts; \
+                         correct it or unset it"
+                    );
+                    return Err(SettingsError::UnknownVariable { name, hint });
+                }
+            };
+            let place = Place::Variable(name.clone());
+            let text = value.into_string().map_err(|_| SettingsError::NotText {
+                place: place.clone(),
+            })?;
+            self.put(&key, text, place).map_err(|(key, there)| {
+                let hint = format!("`{key}` is no table ({there}); correct it or unset it");
+                SettingsError::UnknownVariable { name, hint }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Says which flag stands for which key, for remedies. Flags are given with [`Self::over_flag`].
+    #[must_use]
+    pub fn with_flags(self, flags: &'static [(&'static str, &'static str)]) -> Self {
+        Self { flags, ..self }
+    }
+
+    /// Lays a flag's value over what is there, if it was given.
+    pub fn over_flag(&mut self, key: &str, value: Option<impl Display>) {
+        let (Some(value), Some(flag)) = (value, self.flag(key)) else {
+            return;
+        };
+        // Where a table must be and none is, reading says so.
+        let _ = self.put(key, value.to_string(), Place::Flag(flag));
+    }
+
+    fn flag(&self, key: &str) -> Option<&'static str> {
+        let found = self.flags.iter().find(|(of, _)| *of == key);
+        found.map(|(_, flag)| *flag)
+    }
+
+    /// Sets a key. An error is the part of it that is no table, and where it stands.
+    fn put(&mut self, key: &str, text: String, place: Place) -> Result<(), (String, Place)> {
+        let mut table = &mut self.root;
+        let mut parts = key.split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                let value = Value::Outside(text);
+                let key = place.clone();
+                table.insert(part.to_owned(), Entry { key, place, value });
+                break;
+            }
+            let entry = table.entry(part.to_owned()).or_insert_with(|| Entry {
+                key: place.clone(),
+                place: place.clone(),
+                value: Value::Table(Table::new()),
+            });
+            match &mut entry.value {
+                Value::Table(inner) => table = inner,
+                _ => return Err((part.to_owned(), entry.place.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything as a `T`.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: the first fault, in the order of the file's lines.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, SettingsError> {
+        let root = Entry {
+            key: self.origin.clone(),
+            place: self.origin.clone(),
+            value: Value::Table(self.root.clone()),
+        };
+        let reader = Reader {
+            entry: &root,
+            trail: &Trail::ROOT,
+        };
+        T::deserialize(reader).map_err(|fault| self.told(fault))
+    }
+
+    fn told(&self, fault: Fault) -> SettingsError {
+        let place = fault.place.unwrap_or_else(|| self.origin.clone());
+        let key = fault.key.unwrap_or_default();
+        match fault.kind {
+            Kind::Value(fault) => SettingsError::Value { place, key, fault },
+            Kind::Missing => SettingsError::Missing {
+                remedy: self.remedy(&key),
+                place,
+                key,
+            },
+            Kind::Unknown(guess) => {
+                let outside = matches!(place, Place::Variable(_));
+                SettingsError::UnknownKey {
+                    hint: self.hint(guess, outside),
+                    place,
+                    key,
+                }
+            }
+        }
+    }
+
+    fn hint(&self, guess: Guess, variable: bool) -> String {
+        match guess {
+            Guess::Like(key) if variable => format!("did you mean {}?", self.variable(&key)),
+            Guess::Like(key) => format!("did you mean `{key}`?"),
+            Guess::Above { table } if table.is_empty() => {
+                "it belongs above the first [table] of the file".to_owned()
+            }
+            Guess::Above { table } => format!("it belongs to [{table}]"),
+            Guess::Known(known) => format!("known here: {}", listed(&known)),
+        }
+    }
+
+    /// The variable of a key.
+    fn variable(&self, key: &str) -> String {
+        let key = key.to_ascii_uppercase().replace('.', SEPARATOR);
+        format!("{}{SEPARATOR}{key}", self.prefix.unwrap_or_default())
+    }
+
+    /// How a missing key can be given.
+    fn remedy(&self, key: &str) -> String {
+        let mut ways = Vec::new();
+        if self.origin == Place::NoFile {
+            ways.push("write it into a file and give --config".to_owned());
+        } else {
+            ways.push("write it there".to_owned());
+        }
+        if self.prefix.is_some() {
+            ways.push(format!("set {}", self.variable(key)));
+        }
+        if let Some(flag) = self.flag(key) {
+            ways.push(format!("give {flag}"));
+        }
+        match ways.as_slice() {
+            [only] => only.clone(),
+            [first @ .., last] => format!("{}, or {last}", first.join(", ")),
+            [] => String::new(),
+        }
+    }
+
+    /// Where `key` (`limits.windows[0]`) was given; [`Place::Default`] when nobody gave it.
+    #[must_use]
+    pub fn place(&self, key: &str) -> Place {
+        self.find(key)
+            .map_or(Place::Default, |entry| entry.place.clone())
+    }
+
+    fn find(&self, key: &str) -> Option<&Entry> {
+        let mut table = &self.root;
+        let mut found = None;
+        for part in key.split('.') {
+            let (name, indices) = part.split_once('[').unwrap_or((part, ""));
+            let mut entry = table.get(name)?;
+            for index in indices.split(['[', ']']).filter(|i| !i.is_empty()) {
+                let Value::List(list) = &entry.value else {
+                    // `a,b` of a variable: its elements stand where all stands.
+                    return Some(entry);
+                };
+                entry = list.get(index.parse::<usize>().ok()?)?;
+            }
+            found = Some(entry);
+            match &entry.value {
+                Value::Table(inner) => table = inner,
+                _ => break,
+            }
+        }
+        found
+    }
+
+    /// An error about a key whose value turned out to be unfit; `fault` goes on after the key, e.g. `is
+    /// 0, must be 1 or more`.
+    ///
+    /// It is told where the key stands; where nobody gave it, at the nearest table that is there.
+    #[must_use]
+    pub fn fault(&self, key: &str, fault: impl Display) -> SettingsError {
+        let mut at = key;
+        let place = loop {
+            if let Some(entry) = self.find(at) {
+                break entry.place.clone();
+            }
+            match at.rsplit_once('.') {
+                Some((table, _)) => at = table,
+                None => break self.origin.clone(),
+            }
+        };
+        SettingsError::Value {
+            place,
+            key: key.to_owned(),
+            fault: fault.to_string(),
+        }
+    }
+
+    /// An error about a key that is needed after all, with the ways to give it.
+    #[must_use]
+    pub fn missing(&self, key: &str) -> SettingsError {
+        SettingsError::Missing {
+            place: self.origin.clone(),
+            key: key.to_owned(),
+            remedy: self.remedy(key),
+        }
+    }
+
+    /// Every key of `effective` with its value and where it comes from, in the order of `effective`.
+    #[must_use]
+    pub fn explain(&self, effective: &serde_json::Value) -> Vec<Setting> {
+        let mut out = Vec::new();
+        self.explain_into("", effective, &mut out);
+        out
+    }
+
+    fn explain_into(&self, path: &str, value: &serde_json::Value, out: &mut Vec<Setting>) {
+        let serde_json::Value::Object(table) = value else {
+            out.push(Setting {
+                key: path.to_owned(),
+                value: value.clone(),
+                from: self.place(path),
+            });
+            return;
+        };
+        for (key, value) in table {
+            let key = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            self.explain_into(&key, value, out);
+        }
+    }
+}
+
+/// Whether Kubernetes makes variables that end so, for every service that runs beside.
+fn of_kubernetes(rest: &str) -> bool {
+    rest == "_PORT" || rest.starts_with("_PORT_") || rest.starts_with("_SERVICE_")
+}
+
+fn too_large(path: &Path, bytes: u64) -> SettingsError {
+    SettingsError::TooLarge {
+        path: path.to_owned(),
+        bytes,
+        limit: MAX_BYTES,
+    }
+}
+
+/// What [`Document::explain`] found, as a file that reads back: a line a key, each with the place its
+/// value comes from; keys without a value are commented out.
+#[must_use]
+pub fn to_toml(settings: &[Setting]) -> String {
+    let table_of = |key: &str| {
+        key.rsplit_once('.')
+            .map_or("", |(table, _)| table)
+            .to_owned()
+    };
+    // Keys of the top level must stand before the first table.
+    let mut sorted: Vec<(String, &Setting)> =
+        settings.iter().map(|s| (table_of(&s.key), s)).collect();
+    sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut out = String::new();
+    let mut open = String::new();
+    for (table, setting) in sorted {
+        if table != open {
+            out.push_str(&format!("\n[{table}]\n"));
+            open = table;
+        }
+        let key = setting.key.rsplit('.').next().unwrap_or_default();
+        match &setting.value {
+            serde_json::Value::Null => out.push_str(&format!("# {key} is not set\n")),
+            // JSON's strings, numbers and lists are TOML's, too.
+            value => out.push_str(&format!("{key} = {value}  # {}\n", setting.from)),
+        }
+    }
+    out
+}
