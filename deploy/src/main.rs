@@ -49,7 +49,7 @@ enum Command {
     /// Pretrain, show, push and list models
     #[command(subcommand)]
     Model(command::model::Command),
-    /// Let nodes join, list them
+    /// Let nodes join, list and show them, say what they may do
     #[command(subcommand)]
     Node(command::node::Command),
     /// Check task files; list and stop tasks
