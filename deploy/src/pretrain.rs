@@ -130,7 +130,9 @@ pub(crate) fn pretrain(
         input_std,
         channels: source.channels.clone(),
         sampling_rate_hz: source.sampling_rate_hz,
+        image: source.image,
         classes: source.classes.clone(),
+        ..ModelInfo::default()
     };
     let model = Model::init(graph, info, recipe.seed)?;
     let config = TrainConfig {

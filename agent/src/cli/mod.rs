@@ -344,7 +344,7 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
     let link = GrpcLink::new(&args.joining.coordinator, &identity)?;
     let spec = args.source;
     let config = Config {
-        source: Arc::new(move || spec.open()),
+        source: Arc::new(move |image| spec.open_for(image)),
         device: args.device,
         threads: usize::from(args.threads),
         checkpoint_every: Duration::from_secs(u64::from(args.checkpoint_seconds)),
@@ -417,6 +417,12 @@ fn text(s: &Status) -> String {
         lines.push(format!(
             "model       {} version {} {}",
             v.model, v.version, v.digest
+        ));
+    }
+    for a in &s.aside {
+        lines.push(format!(
+            "kept aside  {} samples of `{}`, not a class of {} version {}",
+            a.samples, a.class, a.model, a.version
         ));
     }
     for t in &s.tasks {

@@ -246,6 +246,8 @@ impl House {
                     Samples::from_bytes(&self.blobs.read(digest)?).map_err(|e| never(&e))?;
                 let model =
                     gguf::read(&self.blobs.read(step.built.digest)?).map_err(|e| never(&e))?;
+                let samples =
+                    (samples.in_classes_of(&model.info.classes)).map_err(|e| never(&e))?;
                 let lane = CpuLane::new(self.config.threads);
                 let found = evaluate(&model, &samples, &lane).map_err(|e| never(&e))?;
                 if !found.loss.is_finite() {

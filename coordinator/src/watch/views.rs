@@ -57,6 +57,7 @@ fn participant(p: Participant, live: Option<&Progress>) -> wire::ParticipantView
         view.before = d.before.map(Into::into);
         view.after = d.after.map(Into::into);
         view.sample_count = d.sample_count;
+        view.samples_aside = d.samples_aside;
         view.delta_bytes = d.bytes;
         view.delta_digest = d.digest.to_string();
         view.delta_norm = d.norm;
