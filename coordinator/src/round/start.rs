@@ -115,8 +115,8 @@ impl House {
         let base = self.base(release.digest)?;
         if samples.shape != base.input {
             return Err(refuse(format!(
-                "evaluation samples have shape {:?}, {model} version {} wants {:?}; name a source \
-                 that fits the model",
+                "evaluation samples have shape {:?}, {model} version {} wants {:?}; name a source that \
+                 fits the model",
                 samples.shape, release.version, base.input
             ))
             .into());
