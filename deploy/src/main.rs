@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   lamplight init | model | node | task | round | release    the operator, over gRPC
+//!   lamplight context | completions | man | schema     the operator's comfort
 //!   lamplight coordinator …, lamplight agent …         the entry points of the two other binaries
 //!   lamplight demo                                     all of it, as real processes on loopback
 //! ```
@@ -10,15 +11,20 @@
 //! 1 refused, 2 failed, 130 a demo that was interrupted.
 
 mod command;
+mod context;
 mod demo;
 mod operator;
 mod output;
 mod pretrain;
+#[cfg(test)]
+mod snapshots;
 mod task;
+mod view;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use lamplight_proto::settings::Log;
 use tokio::runtime::Builder;
 
 /// Fine-tune models on sensor nodes; only signed deltas leave the node.
@@ -44,7 +50,7 @@ enum Command {
     /// Pretrain, show, push and list models
     #[command(subcommand)]
     Model(command::model::Command),
-    /// Let nodes join, list them
+    /// Let nodes join, list and show them, say what they may do
     #[command(subcommand)]
     Node(command::node::Command),
     /// Check task files; list and stop tasks
@@ -56,25 +62,34 @@ enum Command {
     /// List, show and verify releases
     #[command(subcommand)]
     Release(command::release::Command),
+    /// Know several fleets by name
+    #[command(subcommand)]
+    Context(command::context::Command),
     /// A coordinator and a fleet of agents on this machine, end to end
     Demo(demo::Args),
+    /// Print a script that lets a shell complete commands and options
+    Completions(command::shell::Completions),
+    /// Write manual pages of all commands
+    Man(command::shell::Man),
+    /// Print the JSON schema of what a command prints with --json
+    Schema(command::schema::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // Logs go to stderr and stay quiet beside progress bars; the long-running programs speak more.
-    let level = match cli.command {
-        Command::Coordinator(_) | Command::Agent(_) => "info",
-        _ => "warn",
+    let matches = Cli::command().get_matches();
+    output::settle(&matches);
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.format(&mut Cli::command()).exit(),
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LAMPLIGHT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // Logs often go to a file or a journal.
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    // The long-running programs set up their logs themselves, as their configuration says; all others
+    // stay quiet beside progress bars.
+    if !matches!(
+        cli.command,
+        Command::Init(_) | Command::Coordinator(_) | Command::Agent(_)
+    ) {
+        Log::usual("warn").start();
+    }
     let mut runtime = match cli.command {
         // One thread for the network: an idle node stays small.
         Command::Agent(_) => Builder::new_current_thread(),
@@ -94,7 +109,11 @@ fn main() -> ExitCode {
             Command::Task(command) => command::task::run(command).await,
             Command::Round(command) => command::round::run(command).await,
             Command::Release(command) => command::release::run(command).await,
+            Command::Context(command) => command::context::run(command),
             Command::Demo(args) => demo::run(args).await,
+            Command::Completions(args) => command::shell::completions(&args),
+            Command::Man(args) => command::shell::man(&args),
+            Command::Schema(args) => command::schema::run(&args),
         }
     });
     // What outlives a stated grace is cut here; it is safe to do again.

@@ -1,5 +1,7 @@
 //! A fleet in processes: the demo as a person runs it, and what it leaves behind.
 
+mod schema;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -45,6 +47,7 @@ fn a_fleet_learns_and_its_last_release_can_be_recomputed() {
     ]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report = last_line_as_json(&output);
+    schema::check("demo", &report);
     assert_eq!(report["nodes"], 2);
     assert_eq!(report["rounds"], 2);
     let releases = report["releases"].as_array().expect("releases");

@@ -113,7 +113,9 @@ pub enum NormMode {
 }
 
 /// Which parameters move, and so which a delta holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Trainable {
     /// Every parameter.

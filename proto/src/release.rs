@@ -1,6 +1,7 @@
 //! What the coordinator signs about a release: enough to recompute its bytes.
 
 use prost::Message as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 pub const MAX_CONTRIBUTIONS: usize = 100_000;
 
 /// How the deltas of a round become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// Mean weighted by sample count (McMahan et al. 2017, algorithm 1), in fixed point.
@@ -34,7 +35,7 @@ impl Rule {
 }
 
 /// One delta in a release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Contribution {
     /// Whose.
     pub node_id: NodeId,
@@ -49,7 +50,7 @@ pub struct Contribution {
 }
 
 /// What a release was made from and how.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     /// The round.
     pub round: RoundId,
@@ -75,7 +76,7 @@ pub struct Provenance {
 }
 
 /// A release, signed by the release key.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ReleaseManifest {
     /// The fleet.
     pub deployment: Deployment,

@@ -6,12 +6,13 @@ use lamplight_proto::{
     ids::{Digest, Lease},
 };
 use rusqlite::{OptionalExtension as _, Row, params, types::ValueRef};
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, aside::AsideView};
 
 /// Everything `status` shows, as `--json` prints it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Status {
     /// Who this node is; absent before enrolment.
     pub node_id: Option<String>,
@@ -29,10 +30,12 @@ pub struct Status {
     pub receipts: u64,
     /// Failures it has not heard of yet.
     pub undelivered: u64,
+    /// Samples that wait for a release with their class.
+    pub aside: Vec<AsideView>,
 }
 
 /// A task in the journal.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct TaskView {
     /// Its round.
     pub round: u64,
@@ -50,6 +53,8 @@ pub struct TaskView {
     pub ended_unix_ms: Option<i64>,
     /// Windows trained on.
     pub samples: Option<u64>,
+    /// Windows kept aside, because the base does not have their class.
+    pub samples_aside: Option<u64>,
     /// Wall time of training.
     pub training_seconds: Option<f64>,
     /// On the held-out windows, before.
@@ -65,7 +70,7 @@ pub struct TaskView {
 }
 
 /// A receipt.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ReceiptView {
     /// Counter of the delta.
     pub counter: u64,
@@ -76,7 +81,7 @@ pub struct ReceiptView {
 }
 
 /// The highest release of a model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct VersionView {
     /// The model.
     pub model: String,
@@ -98,7 +103,7 @@ fn receipt_view(envelope: &[u8]) -> Option<ReceiptView> {
 }
 
 /// SQLite's numbers are signed; none of ours is.
-fn whole(row: &Row<'_>, place: usize) -> rusqlite::Result<u64> {
+pub(super) fn whole(row: &Row<'_>, place: usize) -> rusqlite::Result<u64> {
     let n: i64 = row.get(place)?;
     u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(place, n))
 }
@@ -142,6 +147,7 @@ impl Store {
             versions: self.versions()?,
             receipts: count("SELECT count(*) FROM tasks WHERE receipt IS NOT NULL")?,
             undelivered: count("SELECT count(*) FROM outbox")?,
+            aside: self.aside()?,
         })
     }
 
@@ -151,7 +157,7 @@ impl Store {
             .prepare(
                 "SELECT round, model, base_version, outcome, reason, started_unix_ms,
                      ended_unix_ms, samples, training_seconds, before_accuracy, after_accuracy,
-                     delta_bytes, delta_digest, receipt
+                     delta_bytes, delta_digest, receipt, samples_aside
                  FROM tasks ORDER BY task DESC LIMIT ?1",
             )
             .map_err(|e| self.fail(e))?;
@@ -166,6 +172,7 @@ impl Store {
                     started_unix_ms: row.get(5)?,
                     ended_unix_ms: row.get(6)?,
                     samples: maybe(row, 7)?,
+                    samples_aside: maybe(row, 14)?,
                     training_seconds: row.get(8)?,
                     before_accuracy: row.get(9)?,
                     after_accuracy: row.get(10)?,

@@ -29,7 +29,7 @@ use lamplight_proto::{
 };
 
 use super::{Desk, peer};
-use crate::{ServeError, dir::StateDir, house::House};
+use crate::{ServeError, cli::Serving, dir::StateDir, house::House};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -186,8 +186,14 @@ mod connection {
 /// Says on stdout, for scripts, that this coordinator serves.
 #[expect(clippy::print_stdout, reason = "asked for on the command line")]
 fn announce(house: &House, address: SocketAddr) {
-    let line = serde_json::json!({ "deployment": house.deployment, "address": address });
-    println!("{line}");
+    let serving = Serving {
+        deployment: house.deployment.clone(),
+        address: address.to_string(),
+    };
+    // Two strings: they always serialize.
+    if let Ok(line) = serde_json::to_string(&serving) {
+        println!("{line}");
+    }
 }
 
 /// Serves until `stop` turns true, then lets calls in hand finish.

@@ -3,10 +3,11 @@
 use std::{fmt, path::PathBuf};
 
 use lamplight_proto::ids::{Deployment, Digest, ModelName, ModelVersion, RoundId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A digest that matched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Match {
     /// What has it, e.g. `delta of node-0123456789abcdef`.
     pub what: String,
@@ -17,7 +18,7 @@ pub struct Match {
 }
 
 /// How a release came about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "origin")]
 pub enum Origin {
     /// An operator pushed its file: there is nothing to recompute it from.
@@ -34,7 +35,7 @@ pub enum Origin {
 }
 
 /// A release that is what it says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct VerifyReport {
     /// The fleet.
     pub deployment: Deployment,

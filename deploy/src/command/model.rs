@@ -5,14 +5,20 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Subcommand;
 use lamplight_agent::source::SourceSpec;
-use lamplight_models::{model::Model, quant::gguf};
+use lamplight_models::{
+    image::{ImageInput, Resize},
+    model::{Channel, Model, layout},
+    quant::gguf,
+};
 use lamplight_proto::{ids::Digest, ids::ModelName, keys, wire};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     operator::Connection,
-    output::{self, Format},
+    output::{self, Format, OrHint as _},
     pretrain::{self, Recipe},
+    view,
 };
 
 #[derive(Debug, Subcommand)]
@@ -21,18 +27,15 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lamplight model pretrain --source \
         'builtin:post?post=cloud' --out post.gguf")]
     Pretrain(Pretrain),
-    /// Show a model file: layers, shapes, parameters, cost, what goes in and comes out
-    #[command(after_help = "Example:\n  lamplight model show post.gguf")]
+    /// Show a model file: what goes in and comes out, layers, shapes, parameters, cost
+    #[command(after_help = "Example:\n  lamplight model show post.gguf\n\n\
+        docs/model-file.md tells what each line means.")]
     Show(Show),
     /// Upload a model file and make it the next release
-    #[command(
-        after_help = "Example:\n  lamplight model push post.gguf --model post \
-        --coordinator fleet.example.org:7443 --identity ./fleet/operators/admin"
-    )]
+    #[command(after_help = "Example:\n  lamplight model push post.gguf --model post")]
     Push(Push),
     /// List the models that have releases
-    #[command(after_help = "Example:\n  lamplight model list --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight model list")]
     List(List),
 }
 
@@ -79,8 +82,8 @@ pub(crate) struct List {
     format: Format,
 }
 
-#[derive(Serialize)]
-struct Pretrained {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Pretrained {
     file: PathBuf,
     digest: Digest,
     bytes: usize,
@@ -91,7 +94,7 @@ struct Pretrained {
     held_out_accuracy: Option<f64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Layer {
     name: String,
     kind: &'static str,
@@ -101,21 +104,109 @@ struct Layer {
     training_flop: u64,
 }
 
-#[derive(Serialize)]
-struct Shown {
+/// One channel of the input; the same for all where the file names none.
+#[derive(Serialize, JsonSchema)]
+struct ShownChannel {
+    name: Option<String>,
+    unit: Option<String>,
+    /// In the unit; subtracted first.
+    mean: f32,
+    /// In the unit; divided by.
+    std: f32,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownImage {
+    /// none, shortest-side or stretch.
+    resize: &'static str,
+    /// Length of the shorter side after scaling, pixels.
+    resize_side: Option<u32>,
+    /// Height and width of the middle that is kept, pixels.
+    crop: [usize; 2],
+    /// What bytes become, before mean and deviation.
+    range: &'static str,
+    #[serde(skip)]
+    words: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownInput {
+    name: String,
+    /// Of one sample.
+    shape: Vec<usize>,
+    layout: &'static str,
+    dtype: &'static str,
+    channels: Vec<ShownChannel>,
+    sampling_rate_hz: Option<f64>,
+    image: Option<ShownImage>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownOutput {
+    name: String,
+    /// In the order of the logits.
+    classes: Vec<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Shown {
     digest: Digest,
     bytes: usize,
     architecture: String,
-    input: Vec<usize>,
-    channels: Vec<String>,
-    sampling_rate_hz: Option<f64>,
-    classes: Vec<String>,
+    /// 0 for a file from before descriptions.
+    description_version: u32,
+    input: ShownInput,
+    output: ShownOutput,
     parameters: usize,
     /// Per sample.
     forward_flop: u64,
     /// Per sample: forward and both gradients.
     training_flop: u64,
     layers: Vec<Layer>,
+}
+
+fn shown_image(input: &ImageInput) -> ShownImage {
+    let rule = input.rule();
+    let [_, height, width] = input.shape();
+    ShownImage {
+        resize: rule.resize.word(),
+        resize_side: match rule.resize {
+            Resize::ShortestSide(side) => Some(side),
+            Resize::None | Resize::Stretch => None,
+        },
+        crop: [height, width],
+        range: rule.range.word(),
+        words: rule.to_string(),
+    }
+}
+
+fn shown_input(model: &Model) -> anyhow::Result<ShownInput> {
+    let info = &model.info;
+    let shape = model.graph.input.clone();
+    let channels = (info.input_mean.iter().zip(&info.input_std).enumerate())
+        .map(|(i, (&mean, &std))| {
+            let channel = info
+                .channels
+                .get(i)
+                .map(|c| Channel::parse(c))
+                .transpose()?;
+            Ok(ShownChannel {
+                name: channel.map(|c| c.name.to_owned()),
+                unit: channel.and_then(|c| c.unit).map(str::to_owned),
+                mean,
+                std,
+            })
+        })
+        .collect::<anyhow::Result<_>>()?;
+    Ok(ShownInput {
+        name: info.input_name.clone(),
+        layout: layout(&shape),
+        dtype: "f32",
+        channels,
+        sampling_rate_hz: info.sampling_rate_hz,
+        image: model.image_input()?.as_ref().map(shown_image),
+        shape,
+    })
 }
 
 fn describe(model: &Model, file: &[u8]) -> anyhow::Result<Shown> {
@@ -148,10 +239,12 @@ fn describe(model: &Model, file: &[u8]) -> anyhow::Result<Shown> {
         digest: Digest::of(file),
         bytes: file.len(),
         architecture: model.info.architecture.clone(),
-        input: graph.input.clone(),
-        channels: model.info.channels.clone(),
-        sampling_rate_hz: model.info.sampling_rate_hz,
-        classes: model.info.classes.clone(),
+        description_version: model.info.description_version,
+        input: shown_input(model)?,
+        output: ShownOutput {
+            name: model.info.output_name.clone(),
+            classes: model.info.classes.clone(),
+        },
         parameters: layers.iter().map(|l| l.parameters).sum(),
         // A hostile file may claim any cost.
         forward_flop: total(|l| l.forward_flop),
@@ -188,27 +281,58 @@ fn details(s: &Shown) -> String {
             count(l.training_flop),
         ]);
     }
-    let rate = s
-        .sampling_rate_hz
-        .map_or_else(String::new, |hz| format!(" at {hz} Hz"));
-    format!(
-        "{} ({}), digest {}\ninput    {}{rate}: {}\nclasses  {}\n\
-         {} parameters; per sample {} FLOP forward, {} to train\n{table}",
-        s.architecture,
-        output::bytes(s.bytes as u64),
-        s.digest,
-        shape(&s.input),
-        s.channels.join(", "),
-        s.classes.join(", "),
+    let mut channels = output::table(["channel", "unit", "mean", "deviation"]);
+    for (i, c) in s.input.channels.iter().enumerate() {
+        channels.add_row([
+            c.name.clone().unwrap_or_else(|| i.to_string()),
+            c.unit.clone().unwrap_or_default(),
+            c.mean.to_string(),
+            c.std.to_string(),
+        ]);
+    }
+    output::right_from(&mut channels, 2);
+    let rate = s.input.sampling_rate_hz;
+    let mut lines = vec![
+        format!(
+            "{} ({}), digest {}",
+            s.architecture,
+            output::bytes(s.bytes as u64),
+            s.digest
+        ),
+        format!(
+            "input    {}: {} ({}, {}){}",
+            s.input.name,
+            shape(&s.input.shape),
+            s.input.layout,
+            s.input.dtype,
+            rate.map_or_else(String::new, |hz| format!(" at {hz} Hz")),
+        ),
+    ];
+    if let Some(image) = &s.input.image {
+        lines.push(format!("images   {}", image.words));
+    }
+    lines.push(format!(
+        "output   {}: one for each of {} classes",
+        s.output.name,
+        s.output.classes.len()
+    ));
+    lines.push(format!("classes  {}", s.output.classes.join(", ")));
+    if s.description_version == 0 {
+        lines.push("written before files had descriptions: names are defaults".to_owned());
+    }
+    lines.push(format!(
+        "{} parameters; per sample {} FLOP forward, {} to train",
         count(s.parameters as u64),
         count(s.forward_flop),
         count(s.training_flop),
-    )
+    ));
+    format!("{}\n\n{channels}\n\n{table}", lines.join("\n"))
 }
 
 fn read(file: &PathBuf) -> anyhow::Result<(Vec<u8>, Model)> {
     let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
-    let model = gguf::read(&bytes).with_context(|| file.display().to_string())?;
+    let model = (gguf::read(&bytes).with_context(|| file.display().to_string()))
+        .hint(|| "model files are made by: lamplight model pretrain".into())?;
     Ok((bytes, model))
 }
 
@@ -267,28 +391,48 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 digest: digest.to_bytes(),
             };
             let release = operator.calls.publish_model(request).await?.into_inner();
-            args.format.print(&release, |r| {
+            let release = view::Release::from(release);
+            let code = args.format.print(&release, |r| {
                 format!("{} version {} is {}", r.model, r.version, r.digest)
-            })
+            })?;
+            args.format.next(&format!(
+                "let nodes improve it: lamplight round start --model {}",
+                release.model
+            ));
+            Ok(code)
         }
         Command::List(args) => {
             let mut operator = args.connection.open()?;
             let request = wire::ListModelsRequest {};
             let reply = operator.calls.list_models(request).await?.into_inner();
-            args.format.print(&reply.models, |models| {
-                let mut table =
-                    output::table(["model", "architecture", "parameters", "classes", "newest"]);
+            let models: Vec<view::Model> = view::all(reply.models);
+            let code = args.format.print(&models, |models| {
+                let is_wide = args.format.is_wide();
+                let mut header = vec!["model", "architecture", "parameters", "classes", "newest"];
+                if is_wide {
+                    header.push("digest");
+                }
+                let mut table = output::table(header);
                 for m in models {
-                    table.add_row([
+                    let mut row = vec![
                         m.name.clone(),
                         m.architecture.clone(),
                         count(m.parameters),
                         m.classes.join(", "),
                         format!("{} ({})", m.newest_version, output::short(&m.newest_digest)),
-                    ]);
+                    ];
+                    if is_wide {
+                        row.push(m.newest_digest.clone());
+                    }
+                    table.add_row(row);
                 }
                 table.to_string()
-            })
+            })?;
+            if models.is_empty() {
+                args.format
+                    .next("push a model file: lamplight model push FILE --model NAME");
+            }
+            Ok(code)
         }
     }
 }

@@ -15,21 +15,18 @@ use lamplight_proto::{
 use crate::{
     operator::Connection,
     output::{self, Format},
+    view,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the releases of a model
-    #[command(
-        after_help = "Example:\n  lamplight release list --model post --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin"
-    )]
+    #[command(after_help = "Example:\n  lamplight release list --model post")]
     List(List),
     /// Show a release's signed manifest: what it was made from and how
     #[command(
         after_help = "Example:\n  lamplight release show --model post --version 3 \
-        --key \"$(cat ./fleet/release.pub)\" \\\n    --coordinator fleet.example.org:7443 \
-        --identity ./fleet/operators/admin"
+        --key \"$(cat ./fleet/release.pub)\""
     )]
     Show(Show),
     /// Recompute a release from base and deltas, offline, and compare every digest
@@ -94,8 +91,8 @@ fn public_key(text: &str) -> Result<[u8; 32], String> {
         .map_err(|_| format!("{len} bytes instead of 32"))
 }
 
-fn listing(releases: &[wire::ReleaseView]) -> String {
-    let mut table = output::table([
+fn listing(releases: &[view::Release], is_wide: bool) -> String {
+    let mut header = vec![
         "version",
         "digest",
         "size",
@@ -103,11 +100,20 @@ fn listing(releases: &[wire::ReleaseView]) -> String {
         "deltas",
         "accuracy",
         "made (UTC)",
-    ]);
+    ];
+    if is_wide {
+        header.extend(["loss", "judged on", "bytes"]);
+    }
+    let mut table = output::table(header);
     for r in releases {
-        table.add_row([
+        let mut row = vec![
             r.version.to_string(),
-            output::short(&r.digest).to_owned(),
+            if is_wide {
+                &r.digest
+            } else {
+                output::short(&r.digest)
+            }
+            .to_owned(),
             output::bytes(r.size),
             match r.round {
                 0 => "pushed".to_owned(),
@@ -118,7 +124,16 @@ fn listing(releases: &[wire::ReleaseView]) -> String {
                 .as_ref()
                 .map_or_else(String::new, |m| output::percent(m.accuracy)),
             output::time(r.created_unix_ms),
-        ]);
+        ];
+        if is_wide {
+            let judged = r.evaluation.as_ref();
+            row.extend([
+                judged.map_or_else(String::new, |m| format!("{:.4}", m.loss)),
+                judged.map_or_else(String::new, |m| format!("{} samples", m.samples)),
+                r.size.to_string(),
+            ]);
+        }
+        table.add_row(row);
     }
     table.to_string()
 }
@@ -173,7 +188,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 model: args.model.to_string(),
             };
             let reply = operator.calls.list_releases(request).await?.into_inner();
-            args.format.print(&reply.releases, |r| listing(r))
+            let releases: Vec<view::Release> = view::all(reply.releases);
+            (args.format).print(&releases, |r| listing(r, args.format.is_wide()))
         }
         Command::Show(args) => {
             let mut operator = args.connection.open()?;

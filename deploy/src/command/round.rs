@@ -17,31 +17,28 @@ use lamplight_proto::{
     tag::{TagFilter, Wanted},
     wire,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     operator::{Connection, Operator},
-    output::{self, Format},
+    output::{self, Format, OrHint as _, fault},
     task::{self, Evaluation, Series, TaskRequest},
+    view,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a series of rounds, each on the release the last one made
     #[command(after_help = "Examples:\n  lamplight task example > task.toml\n  \
-        lamplight round start --task task.toml --wait \\\n    --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin\n  \
-        lamplight round start --model post --rounds 3 --minimum 3 \
-        --deadline-minutes 60 \\\n    --coordinator fleet.example.org:7443 --identity \
-        ./fleet/operators/admin")]
+        lamplight round start --task task.toml --wait\n  \
+        lamplight round start --model post --rounds 3 --minimum 3 --deadline-minutes 60")]
     Start(Box<Start>),
     /// List rounds
-    #[command(after_help = "Example:\n  lamplight round list --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight round list")]
     List(List),
     /// Show a round and its participants
-    #[command(after_help = "Example:\n  lamplight round show 3 --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight round show 3")]
     Show(Show),
 }
 
@@ -244,13 +241,13 @@ pub(crate) struct Show {
     format: Format,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Started {
     pub(crate) task: u64,
     pub(crate) round: u64,
     /// The task's rounds, when they were waited for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) rounds: Vec<wire::RoundView>,
+    pub(crate) rounds: Vec<view::Round>,
 }
 
 /// Whether a round has come to its end.
@@ -284,7 +281,11 @@ async fn wait(
         heard = Instant::now();
         bar.set_message("");
         if let Some(r) = list.rounds.iter().find(|r| r.phase == "abandoned") {
-            anyhow::bail!("round {} was abandoned: {}", r.round, r.reason);
+            let what = format!("round {} was abandoned: {}", r.round, r.reason);
+            return Err(fault(
+                what,
+                format!("who did what: lamplight round show {}", r.round),
+            ));
         }
         let done = list.rounds.iter().filter(|r| ended(r)).count() as u64;
         bar.set_position(done);
@@ -296,11 +297,11 @@ async fn wait(
     }
 }
 
-fn accuracy(metrics: Option<&wire::Metrics>) -> String {
+fn accuracy(metrics: Option<&view::Metrics>) -> String {
     metrics.map_or_else(String::new, |m| output::percent(m.accuracy))
 }
 
-fn listing(rounds: &[wire::RoundView]) -> String {
+fn listing(rounds: &[view::Round]) -> String {
     let mut table = output::table([
         "round",
         "task",
@@ -332,9 +333,9 @@ fn listing(rounds: &[wire::RoundView]) -> String {
     table.to_string()
 }
 
-fn details(round: &wire::RoundView) -> String {
+fn details(round: &view::Round) -> String {
     let mut table = output::table([
-        "node", "name", "state", "samples", "before", "after", "delta", "norm", "seconds",
+        "node", "name", "state", "samples", "aside", "before", "after", "delta", "norm", "seconds",
     ]);
     for p in &round.participants {
         let state = if p.reason.is_empty() {
@@ -347,6 +348,7 @@ fn details(round: &wire::RoundView) -> String {
             p.name.clone(),
             state,
             p.sample_count.to_string(),
+            p.samples_aside.to_string(),
             accuracy(p.before.as_ref()),
             accuracy(p.after.as_ref()),
             output::bytes(p.delta_bytes),
@@ -384,7 +386,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 rounds: Vec::new(),
             };
             if args.wait {
-                started.rounds = wait(&mut operator, started.task, rounds).await?;
+                started.rounds = view::all(wait(&mut operator, started.task, rounds).await?);
             }
             args.format.print(&started, |s| {
                 let began = format!("task {} began with round {}", s.task, s.round);
@@ -398,13 +400,16 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let mut operator = args.connection.open()?;
             let request = wire::ListRoundsRequest { task: args.task };
             let reply = operator.calls.list_rounds(request).await?.into_inner();
-            args.format.print(&reply.rounds, |r| listing(r))
+            let rounds: Vec<view::Round> = view::all(reply.rounds);
+            args.format.print(&rounds, |r| listing(r))
         }
         Command::Show(args) => {
             let mut operator = args.connection.open()?;
             let request = wire::ShowRoundRequest { round: args.round };
-            let round = operator.calls.show_round(request).await?.into_inner();
-            args.format.print(&round, details)
+            let round = (operator.calls.show_round(request).await)
+                .hint(|| "see what rounds there are: lamplight round list".into())?
+                .into_inner();
+            args.format.print(&view::Round::from(round), details)
         }
     }
 }

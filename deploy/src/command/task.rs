@@ -4,12 +4,14 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Subcommand;
 use lamplight_proto::wire;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     operator::Connection,
     output::{self, Format},
     task::{duration::Span, file},
+    view,
 };
 
 #[derive(Debug, Subcommand)]
@@ -24,12 +26,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lamplight task schema > task.schema.json")]
     Schema(Schema),
     /// List tasks, newest first
-    #[command(after_help = "Example:\n  lamplight task list --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight task list")]
     List(List),
     /// Begin no further round of a task; the one that runs goes on to its end
-    #[command(after_help = "Example:\n  lamplight task stop 4 --coordinator \
-        fleet.example.org:7443 --identity ./fleet/operators/admin")]
+    #[command(after_help = "Example:\n  lamplight task stop 4")]
     Stop(Stop),
 }
 
@@ -73,8 +73,8 @@ pub(crate) struct Stop {
 }
 
 /// What a task file asks for, in short.
-#[derive(Debug, Serialize)]
-struct Checked {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Checked {
     model: String,
     /// 0: no bound.
     rounds: u32,
@@ -92,7 +92,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-fn listing(tasks: &[wire::TaskView]) -> String {
+fn listing(tasks: &[view::Task]) -> String {
     let mut table = output::table([
         "task",
         "name",
@@ -170,12 +170,13 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let mut operator = args.connection.open()?;
             let request = wire::ListTasksRequest {};
             let reply = operator.calls.list_tasks(request).await?.into_inner();
-            args.format.print(&reply.tasks, |t| listing(t))
+            let tasks: Vec<view::Task> = view::all(reply.tasks);
+            args.format.print(&tasks, |t| listing(t))
         }
         Command::Stop(args) => {
             let mut operator = args.connection.open()?;
             let request = wire::StopTaskRequest { task: args.task };
-            let task = operator.calls.stop_task(request).await?.into_inner();
+            let task: view::Task = operator.calls.stop_task(request).await?.into_inner().into();
             args.format
                 .print(&task, |t| listing(std::slice::from_ref(t)))
         }

@@ -13,7 +13,7 @@ mod fleet;
 mod measure;
 mod picture;
 mod pool;
-mod report;
+pub(crate) mod report;
 mod scenario;
 mod watch;
 

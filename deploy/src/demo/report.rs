@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use lamplight_proto::wire;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{measure::Measured, scenario::Scenario};
@@ -10,7 +11,7 @@ use crate::output;
 
 /// Means on samples nobody trained on. Where a scenario has unseen people, `local_only` and
 /// `central` are on them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Accuracy {
     Own {
@@ -31,14 +32,14 @@ enum Accuracy {
     },
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Bytes {
     model_down: u64,
     delta_up: u64,
     data_stayed: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Node {
     node_id: String,
     name: String,
@@ -52,7 +53,7 @@ struct Node {
     training_seconds: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Release {
     version: u64,
     digest: String,
@@ -62,8 +63,8 @@ struct Release {
 }
 
 /// The whole report.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Report {
     scenario: String,
     nodes: usize,
     rounds: usize,
