@@ -43,7 +43,9 @@ impl House {
         let parsed = gguf::read(&self.blobs.read(digest)?).map_err(|e| {
             Refusal::new(
                 Reason::Malformed,
-                format!("blob {digest} is no model file: {e}"),
+                format!(
+                    "blob {digest} is no model file: {e}; make one with: lamplight model pretrain"
+                ),
             )
         })?;
         let described = ModelRow {
@@ -59,7 +61,10 @@ impl House {
             if let Some(task) = tasks::running(tx, model)? {
                 return Err(Refusal::new(
                     Reason::Conflict,
-                    format!("task {task} makes releases of {model}; push when it has ended"),
+                    format!(
+                        "task {task} makes releases of {model}; push when it has ended, or stop it: \
+                         lamplight task stop {task}"
+                    ),
                 )
                 .into());
             }

@@ -232,7 +232,8 @@ impl Operator {
         let got = receiving.finish();
         anyhow::ensure!(
             got == digest,
-            "pulled bytes have digest {got}, not {digest}"
+            "pulled bytes have digest {got}, not {digest}; pull again, and if that repeats, look after \
+             the coordinator's disk"
         );
         Ok(blob)
     }

@@ -48,7 +48,9 @@ fn all(program: Program) -> Vec<(String, Command)> {
 }
 
 fn prints_json(command: &Command) -> bool {
-    command.get_arguments().any(|a| a.get_long() == Some("json"))
+    command
+        .get_arguments()
+        .any(|a| a.get_long() == Some("json"))
 }
 
 /// Compares with the files of a directory below the crate's, or writes them.

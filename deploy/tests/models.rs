@@ -287,6 +287,7 @@ async fn node(dir: &Path, address: &Address, operator: &mut Operator) -> stop::S
         threads: 1,
         checkpoint_every: Duration::from_secs(60),
         report_every: Duration::from_millis(100),
+        limits: Default::default(),
     };
     let agent = Agent::new(home, link.expect("a link"), config).expect("an agent");
     let (stopper, stop) = stop::channel();

@@ -243,6 +243,10 @@ fn moving(set: offer::Trainable) -> Trainable {
     }
 }
 
+/// Opens the node's data as the model wants it: images scaled and cropped by its rule.
+pub type OpenSource<'a> =
+    dyn Fn(Option<&ImageInput>) -> Result<Box<dyn SampleSource>, SourceError> + 'a;
+
 /// Does the task: `after_step` sees every step; `Break` saves and ends it as
 /// [`LearnError::Stopped`].
 ///
@@ -256,7 +260,7 @@ fn moving(set: offer::Trainable) -> Trainable {
 pub fn learn(
     offer: &RoundOffer,
     settings: &Settings,
-    open_source: &dyn Fn(Option<&ImageInput>) -> Result<Box<dyn SampleSource>, SourceError>,
+    open_source: &OpenSource<'_>,
     after_step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Learned, LearnError> {
     // 1. The base, exactly as its file says: what the delta is taken against.

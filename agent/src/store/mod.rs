@@ -8,6 +8,7 @@
 //! cut. Only `status` opens it beside a running agent, and only to read.
 
 pub mod aside;
+mod checkup;
 pub mod outbox;
 pub mod phase;
 pub mod view;

@@ -1,5 +1,6 @@
 //! The agent as a process of its own, and its real link, over sockets and mutual TLS.
 
+mod doctor;
 mod edge;
 
 use std::{

@@ -37,7 +37,7 @@ impl House {
                 if digest != start.digest {
                     return Err(Refusal::new(
                         Reason::Conflict,
-                        format!("the idempotency key started task {task} with another request"),
+                        format!("the idempotency key started task {task} with another request; use another key"),
                     )
                     .into());
                 }
@@ -115,7 +115,8 @@ impl House {
         let base = self.base(release.digest)?;
         if samples.shape != base.input {
             return Err(refuse(format!(
-                "evaluation samples have shape {:?}, {model} version {} wants {:?}",
+                "evaluation samples have shape {:?}, {model} version {} wants {:?}; name a source that \
+                 fits the model",
                 samples.shape, release.version, base.input
             ))
             .into());
@@ -139,7 +140,9 @@ impl House {
             .into());
         }
         if samples.is_empty() {
-            return Err(refuse("there is no sample to evaluate on".into()).into());
+            let why =
+                "there is no sample to evaluate on; name a source with held-out samples, or none";
+            return Err(refuse(why.into()).into());
         }
         Ok(())
     }

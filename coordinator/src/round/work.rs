@@ -70,13 +70,15 @@ impl From<BuildError> for Stuck {
     fn from(e: BuildError) -> Self {
         use AggregateError as A;
         let disk = match &e {
-            BuildError::Open { source, .. } | BuildError::Aggregate(A::Io { source, .. }) => {
-                Some(source.kind())
-            }
-            BuildError::Aggregate(A::Delta {
-                source: DeltaError::Io { .. },
-                ..
-            }) => Some(io::ErrorKind::Other),
+            BuildError::Open { source, .. } => Some(source.kind()),
+            BuildError::Aggregate(e) => match &**e {
+                A::Io { source, .. } => Some(source.kind()),
+                A::Delta {
+                    source: DeltaError::Io { .. },
+                    ..
+                } => Some(io::ErrorKind::Other),
+                _ => None,
+            },
             _ => None,
         };
         match disk {

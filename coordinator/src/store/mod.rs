@@ -4,6 +4,7 @@
 //! says and never judge it: [`StoreError`] means the store broke, refusals are the callers'.
 //! Everything here blocks and runs off the async threads.
 
+pub mod checkup;
 pub mod history;
 pub mod nodes;
 pub mod participants;

@@ -165,8 +165,12 @@ impl House {
     /// Refuses one that does not exist.
     pub fn view_round(&self, id: RoundId) -> Result<wire::RoundView, Fault> {
         let (row, tally, members) = self.store.read(|c| {
-            let row = rounds::find(c, id)?
-                .ok_or_else(|| Refusal::new(Reason::NotFound, format!("there is no round {id}")))?;
+            let row = rounds::find(c, id)?.ok_or_else(|| {
+                Refusal::new(
+                    Reason::NotFound,
+                    format!("there is no round {id}; see: lamplight round list"),
+                )
+            })?;
             let tally = participants::tally(c, id)?;
             Ok::<_, Fault>((row, tally, participants::of_round(c, id)?))
         })?;

@@ -98,8 +98,7 @@ pub(crate) async fn start(
         Evaluation::Source(spec) if spec.has_images() => operator.image_input(&task.model).await?,
         _ => None,
     };
-    let evaluation =
-        tokio::task::spawn_blocking(move || evaluation.read(image.as_ref())).await??;
+    let evaluation = tokio::task::spawn_blocking(move || evaluation.read(image.as_ref())).await??;
     let evaluation_digest = match evaluation {
         Some(blob) => operator.put_blob(blob.into(), None).await?.to_bytes(),
         None => Default::default(),

@@ -150,6 +150,15 @@ impl Graph {
             if node.name == Self::INPUT || places.insert(&node.name, i).is_some() {
                 return Err(GraphError::DuplicateName(node.name.clone()));
             }
+            // Before inputs are followed: a node with a million of them would make each step slow.
+            let (got, want) = (node.inputs.len(), node.op.arity());
+            if got != want {
+                return Err(GraphError::Shape {
+                    node: node.name.clone(),
+                    kind: node.op.kind(),
+                    source: ShapeError::Arity { want, got },
+                });
+            }
         }
         let output = *places
             .get(self.output.as_str())
@@ -357,6 +366,18 @@ mod tests {
         assert_eq!(unused.check(), Err(GraphError::Unused("b".into())));
         let nowhere = graph(vec![linear("a", "input", 4, 4)], "z");
         assert_eq!(nowhere.check(), Err(GraphError::MissingOutput("z".into())));
+    }
+
+    #[test]
+    fn surplus_inputs_are_refused_before_any_is_followed() {
+        // In a cycle: had its inputs been followed, the cycle would have been found first.
+        let mut a = linear("a", "b", 4, 4);
+        a.inputs = vec!["b".into(); 3];
+        let error = graph(vec![a, linear("b", "a", 4, 4)], "b").check();
+        assert_eq!(
+            error.expect_err("refused").to_string(),
+            "node `a` (linear): takes 1 input(s), got 3"
+        );
     }
 
     #[test]

@@ -335,6 +335,15 @@ impl Op {
         }
     }
 
+    /// Number of values the operator reads.
+    #[must_use]
+    pub fn arity(&self) -> usize {
+        match self {
+            Self::Add => 2,
+            _ => 1,
+        }
+    }
+
     /// Shape of the output (no batch dimension) for inputs of these shapes.
     ///
     /// # Errors

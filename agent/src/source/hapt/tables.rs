@@ -1,5 +1,6 @@
 //! The small tables beside the signals: recordings, labelled segments, draws of people.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -197,6 +198,7 @@ pub(super) fn read_recordings(dir: &Path) -> Result<Vec<Recording>, SourceError>
     let columns = &["experiment", "subject", "first_sample", "n_samples"];
     let table = Table::read(dir, "experiments.csv", columns)?;
     let mut recordings: Vec<Recording> = Vec::with_capacity(table.rows.len());
+    let mut experiments = BTreeSet::new();
     let mut free = 0;
     for row in &table.rows {
         let recording = Recording {
@@ -206,7 +208,7 @@ pub(super) fn read_recordings(dir: &Path) -> Result<Vec<Recording>, SourceError>
             rows: table.number(row, 3, 1, MAX_ROWS)? as usize,
         };
         let (experiment, first) = (recording.experiment, recording.first_row);
-        if recordings.iter().any(|r| r.experiment == experiment) {
+        if !experiments.insert(experiment) {
             return Err(table.broken(row, format!("experiment {experiment} is listed twice")));
         }
         if first < free {
@@ -240,13 +242,14 @@ pub(super) fn segments(
     table: &Table,
     recordings: &[Recording],
 ) -> Result<Vec<Segment>, SourceError> {
+    // Looked up for every row: a table of 4 MB has hundreds of thousands.
+    let places: BTreeMap<(u32, u32), usize> = (recordings.iter().enumerate())
+        .map(|(place, r)| ((r.experiment, r.subject), place))
+        .collect();
     let mut segments: Vec<(Segment, u64)> = Vec::with_capacity(table.rows.len());
     for row in &table.rows {
         let (experiment, subject) = (table.id(row, 0)?, table.id(row, 1)?);
-        let known = recordings
-            .iter()
-            .position(|r| r.experiment == experiment && r.subject == subject);
-        let Some(recording) = known else {
+        let Some(&recording) = places.get(&(experiment, subject)) else {
             let fault =
                 format!("there is no recording of experiment {experiment} of subject {subject}");
             return Err(table.broken(row, fault));
@@ -287,7 +290,7 @@ pub(super) fn everybody(recordings: &[Recording]) -> Vec<u32> {
 pub(super) fn read_draw(dir: &Path, draw: u32) -> Result<Draw, SourceError> {
     let table = Table::read(dir, DRAWS, &["draw", "role", "subject"])?;
     let mut found = Draw::default();
-    let mut known = Vec::new();
+    let (mut known, mut drawn) = (Vec::new(), BTreeSet::new());
     for row in &table.rows {
         let (number, subject) = (table.id(row, 0)?, table.id(row, 2)?);
         known.push(number);
@@ -299,8 +302,7 @@ pub(super) fn read_draw(dir: &Path, draw: u32) -> Result<Draw, SourceError> {
         if number != draw {
             continue;
         }
-        let mut drawn = found.cloud.iter().chain(&found.node).chain(&found.unseen);
-        if drawn.any(|&s| s == subject) {
+        if !drawn.insert(subject) {
             let fault = format!("subject {subject} is in draw {draw} twice");
             return Err(table.broken(row, fault));
         }

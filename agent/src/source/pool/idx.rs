@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use lamplight_models::{graph::Shape, samples::Samples};
 
 use super::records::Records;
-use super::{MAX_SAMPLES, Pool, Set, unit};
+use super::{Pool, Set, most_samples, unit};
 use crate::source::SourceError;
 
 const REMEDY: &str =
     "point the source at the directory with `train-images-idx3-ubyte` and its companions";
+/// Most numbers that memory is taken for before any has arrived: a header may claim more than there is.
+/// What lies beyond is grown as it arrives; growing all of it would cost half as much again.
+const AT_ONCE: usize = 1 << 16;
 /// Longest side of an image.
 const MAX_SIDE: u32 = 4096;
 
@@ -63,10 +66,6 @@ fn begin<'a, const N: usize>(
     for (d, bytes) in dimensions.iter_mut().zip(header[4..].as_chunks().0) {
         *d = u32::from_be_bytes(*bytes);
     }
-    if dimensions[0] as usize > MAX_SAMPLES {
-        let fault = format!("it claims {} samples, at most {MAX_SAMPLES}", dimensions[0]);
-        return Err(broken(file, fault));
-    }
     Ok((dimensions, records))
 }
 
@@ -74,9 +73,14 @@ fn open<const N: usize>(file: &Path) -> Result<([u32; N], Records<'static>), Sou
     begin(file, |header| Records::open(file, REMEDY, header))
 }
 
-/// Checks the images' header: how many there are, and their shape.
-fn shape(file: &Path, dimensions: [u32; 3]) -> Result<(u32, Shape), SourceError> {
+/// Checks the images' header against the file's length: how many there are, and their shape.
+fn shape(file: &Path, dimensions: [u32; 3], bytes: u64) -> Result<(u32, Shape), SourceError> {
     let [count, height, width] = dimensions;
+    let most = most_samples(bytes);
+    if count as usize > most {
+        let fault = format!("it claims {count} images in {bytes} bytes, at most {most} fit");
+        return Err(broken(file, fault));
+    }
     if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
         let fault = format!("images are {height} x {width}, sides must be 1 to {MAX_SIDE}");
         return Err(broken(file, fault));
@@ -96,7 +100,7 @@ fn labels(
         return Err(broken(file, fault));
     }
     let mut records = records.of(1);
-    let mut labels = Vec::new();
+    let mut labels = Vec::with_capacity(AT_ONCE.min(count as usize));
     let mut record = Vec::new();
     while labels.len() < count as usize && records.next(&mut record)? {
         labels.push(u32::from(record[0]));
@@ -113,15 +117,15 @@ fn values(
     file: &Path,
     records: Records<'_>,
     size: usize,
-    places: &[usize],
+    places: impl ExactSizeIterator<Item = usize>,
 ) -> Result<Vec<f32>, SourceError> {
-    // Grown as images arrive: a header may claim more than there is.
-    let mut x = Vec::new();
+    let want = places.len().saturating_mul(size);
+    let mut x = Vec::with_capacity(AT_ONCE.min(want));
     let mut records = records.of(size);
-    let mut wanted = places.iter().copied().peekable();
+    let mut wanted = places.peekable();
     let pixels = |record: &[u8], x: &mut Vec<f32>| x.extend(record.iter().map(|&b| unit(b)));
     records.pick(0, &mut wanted, &mut x, pixels, usize::MAX)?;
-    if x.len() == places.len() * size {
+    if x.len() == want {
         return Ok(x);
     }
     let fault = format!("it ends after {} images", records.passed());
@@ -142,12 +146,11 @@ fn names(labels: &[u32]) -> Vec<String> {
 pub(in crate::source) fn parse(images: &[u8], of: &[u8]) -> Result<Samples, SourceError> {
     let (file, other) = (Path::new("images"), Path::new("labels"));
     let (header, records) = begin::<3>(file, |h| Records::over(images, file, REMEDY, h))?;
-    let (count, shape) = shape(file, header)?;
+    let (count, shape) = shape(file, header, images.len() as u64)?;
     let ([labelled], numbers) = begin::<1>(other, |h| Records::over(of, other, REMEDY, h))?;
     let y = labels(other, labelled, numbers, count)?;
-    let places: Vec<usize> = (0..y.len()).collect();
     Ok(Samples {
-        x: values(file, records, shape.iter().product(), &places)?,
+        x: values(file, records, shape.iter().product(), 0..y.len())?,
         shape,
         classes: names(&y),
         y,
@@ -158,7 +161,8 @@ impl Idx {
     pub(super) fn open(dir: &Path, set: Set) -> Result<Self, SourceError> {
         let (images, of) = (find(dir, set, "images-idx3"), find(dir, set, "labels-idx1"));
         let (header, _) = open::<3>(&images)?;
-        let (count, shape) = shape(&images, header)?;
+        let bytes = std::fs::metadata(&images).map_or(0, |m| m.len());
+        let (count, shape) = shape(&images, header, bytes)?;
         let ([labelled], records) = open::<1>(&of)?;
         let labels = labels(&of, labelled, records, count)?;
         Ok(Self {
@@ -190,6 +194,11 @@ impl Pool for Idx {
 
     fn read(&self, places: &[usize]) -> Result<Vec<f32>, SourceError> {
         let (_, records) = open::<3>(&self.images)?;
-        values(&self.images, records, self.shape.iter().product(), places)
+        values(
+            &self.images,
+            records,
+            self.shape.iter().product(),
+            places.iter().copied(),
+        )
     }
 }

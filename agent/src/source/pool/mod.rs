@@ -36,10 +36,21 @@ use super::{SampleSource, SourceError, SourceInfo};
 
 /// Most samples in a pool.
 const MAX_SAMPLES: usize = 10_000_000;
+/// Samples that files may hold however small they are.
+const FREE_SAMPLES: u64 = 1024;
+/// Most samples per byte of files, compressed or not: what is kept of each sample takes tens of bytes,
+/// and even a blank image or a short row takes more than an eighth of a byte of a compressed file.
+const MAX_SAMPLES_A_BYTE: u64 = 8;
 /// Most bytes of decoded values in one part: what a node could hold at all.
 const MAX_PART_BYTES: u64 = 4 << 30;
 /// Out of ten samples of a class, how many come to train on.
 const TRAIN_OF_TEN: usize = 7;
+
+/// Most samples in files of this many bytes together.
+fn most_samples(bytes: u64) -> usize {
+    let most = FREE_SAMPLES.saturating_add(bytes.saturating_mul(MAX_SAMPLES_A_BYTE));
+    usize::try_from(most).map_or(MAX_SAMPLES, |most| most.min(MAX_SAMPLES))
+}
 
 /// Which files of a data set that its publisher has parted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use lamplight_models::{graph::Shape, samples::Samples};
 
 use self::table::Table;
-use super::{MAX_SAMPLES, Pool};
+use super::{Pool, most_samples};
 use crate::source::SourceError;
 use crate::source::spec::{CsvRows, CsvSpec};
 
@@ -291,6 +291,11 @@ impl Csv {
             groups: None,
             starts: Vec::new(),
         };
+        let sizes = csv
+            .files
+            .iter()
+            .map(|f| f.metadata().map_or(0, |m| m.len()));
+        let most = most_samples(sizes.fold(0, u64::saturating_add));
         let mut groups = Vec::new();
         let (labels, starts) = (&mut csv.labels, &mut csv.starts);
         let mut scan = Scan::default();
@@ -300,7 +305,7 @@ impl Csv {
             if grouped {
                 groups.push(window.group);
             }
-            match labels.len() > MAX_SAMPLES {
+            match labels.len() > most {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
@@ -309,7 +314,9 @@ impl Csv {
             let mut table = Table::open(file, spec)?;
             let went = scan.table(&mut table, number, spec, by_file, &mut visit)?;
             if went.is_break() {
-                let fault = format!("there are more than {MAX_SAMPLES} windows");
+                let fault = format!(
+                    "there are more than {most} windows, as many as files of this size may hold"
+                );
                 return Err(table.wrong(table.line(), fault));
             }
         }

@@ -1,0 +1,44 @@
+//! Files of settings.
+
+use super::Seed;
+
+const ALL: &str = r#"# A key of every kind.
+name = "post 1"
+listen = "[::]:7443"
+epochs = 4
+offset = -3
+rate = 1e-3
+is_on = true
+rule = "cosine"
+tags = ["site=chicago", 'mount=high']
+
+[budget]
+memory_mib = 512
+windows = ["22:00-05:30"]
+
+[log]
+filter = "info,lamplight_agent::link=debug"
+format = "json"
+"#;
+
+pub(super) fn seeds() -> Vec<Seed> {
+    let seed = |name, text: String| Seed::new("settings", name, text);
+    vec![
+        seed("good-all", ALL.into()),
+        seed(
+            "good-dotted",
+            "budget.memory_mib = 5\nlog.filter = \"\"\"\\\n  warn\"\"\"".into(),
+        ),
+        seed("bad-key", "epoch = 4\n".into()),
+        seed("bad-number", "epochs = 99999999999999999999\n".into()),
+        seed("bad-filter", "log.filter = \"a=b=c\"\n".into()),
+        seed("bad-dots", format!("{}a = 1\n", "a.".repeat(500))),
+        seed("bad-headers", format!("[{}a]\n", "a.".repeat(500))),
+        seed("bad-brackets", format!("tags = {}", "[".repeat(1000))),
+        seed("bad-braces", format!("tags = {}", "{a=".repeat(330))),
+        seed(
+            "bad-tables",
+            (0..140).map(|i| format!("[t{i}]\n")).collect(),
+        ),
+    ]
+}
