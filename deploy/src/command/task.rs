@@ -176,7 +176,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => {
             let mut operator = args.connection.open()?;
             let request = wire::StopTaskRequest { task: args.task };
-            let task = operator.calls.stop_task(request).await?.into_inner();
+            let task: view::Task = operator.calls.stop_task(request).await?.into_inner().into();
             args.format
                 .print(&task, |t| listing(std::slice::from_ref(t)))
         }

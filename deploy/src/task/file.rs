@@ -201,7 +201,7 @@ pub(crate) struct BudgetTable {
     /// Model and delta over the network, MiB. A node that would need more declines.
     transfer_mib: Option<u64>,
     /// Only within these hours of every day, UTC, e.g. ["22:00-06:00"].
-    hours_utc: Vec<String>,
+    window_utc: Vec<String>,
 }
 
 /// What each new release is tried on.
@@ -450,20 +450,20 @@ fn budget(document: &Document, b: &BudgetTable) -> Result<Budget, SettingsError>
         let rule = "must be above 0; leave it out for no bound";
         return Err(bad("budget.energy_joules", format!("is {joules}, {rule}")));
     }
-    if b.hours_utc.len() > MAX_WINDOWS {
+    if b.window_utc.len() > MAX_WINDOWS {
         return Err(bad(
-            "budget.hours_utc",
+            "budget.window_utc",
             format!(
                 "has {} windows, at most {MAX_WINDOWS} are taken",
-                b.hours_utc.len()
+                b.window_utc.len()
             ),
         ));
     }
-    let mut windows: Vec<DailyWindow> = Vec::with_capacity(b.hours_utc.len());
-    for (i, text) in b.hours_utc.iter().enumerate() {
+    let mut windows: Vec<DailyWindow> = Vec::with_capacity(b.window_utc.len());
+    for (i, text) in b.window_utc.iter().enumerate() {
         let window = text
             .parse()
-            .map_err(|e: Malformed| bad(&format!("budget.hours_utc[{i}]"), fault(&e)))?;
+            .map_err(|e: Malformed| bad(&format!("budget.window_utc[{i}]"), fault(&e)))?;
         windows.push(window);
     }
     debug_assert!(Hours::of(&windows).ever(), "each window holds a minute");
