@@ -12,8 +12,9 @@
 //!
 //! Reading order: [`node`] (what a node is doing, and what can happen to it), [`store`] (what
 //! survives a power cut), [`link`] (the coordinator, seen from here), [`pull`] (the base model),
-//! [`learn`] (one task), [`source`] (sensor data), [`run`] (the loop over all of these), [`enrol`]
-//! (how a node joins), [`dir`], [`home`], [`lock`] (its directory), [`stop`], [`cli`].
+//! [`learn`] (one task), [`source`] (sensor data), [`limits`] (what the node's owner allows), [`run`]
+//! (the loop over all of these), [`enrol`] (how a node joins), [`dir`], [`home`], [`lock`] (its
+//! directory), [`settings`] (what its owner writes), [`doctor`] (what is wrong), [`stop`], [`cli`].
 //!
 //! Invariants:
 //! - A phase is on disk before anything is done about it; doing it again harms nothing.
@@ -24,6 +25,7 @@
 
 pub mod cli;
 pub mod dir;
+pub mod doctor;
 pub mod enrol;
 pub mod home;
 pub mod learn;
@@ -34,6 +36,7 @@ pub mod node;
 pub mod power;
 pub mod pull;
 pub mod run;
+pub mod settings;
 pub mod source;
 pub mod stop;
 pub mod store;

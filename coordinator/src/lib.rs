@@ -13,8 +13,9 @@
 //! Map, in reading order: [`Config`] and [`run`] (the life of a server), [`house`] (the rooms
 //! together), [`round`] (phases; start with its drawing), [`intake`] (how a delta comes in),
 //! [`aggregate`] and [`release`] (what becomes of it), [`enrol`], [`roster`] (what operators say of
-//! nodes), [`push`], [`authority`] (who is who), [`store`], [`blob`], [`watch`], `api` (the gRPC edges), [`fault`] (refused or broken),
-//! [`init`](mod@init) and [`cli`].
+//! nodes), [`push`], [`authority`] (who is who), [`store`], [`blob`], [`watch`], `api` (the gRPC
+//! edges), [`fault`] (refused or broken), [`init`](mod@init), [`settings`] (what its operator writes),
+//! [`doctor`] (what is wrong) and [`cli`].
 //!
 //! Invariants: nothing is announced before it is on disk; killed at any instant, a restart goes on
 //! from the last committed row; the same accepted deltas give the same release, byte for byte;
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod clock;
 mod config;
 pub mod dir;
+pub mod doctor;
 pub mod enrol;
 pub mod fault;
 pub mod house;
@@ -38,6 +40,7 @@ pub mod push;
 pub mod release;
 pub mod roster;
 pub mod round;
+pub mod settings;
 pub mod store;
 pub mod watch;
 

@@ -1,23 +1,15 @@
 //! `lamplight-coordinator`: parses flags and calls [`lamplight_coordinator::cli::run`].
 
 use std::{
-    io::{IsTerminal as _, stderr},
+    io::{Write as _, stderr},
     process::ExitCode,
 };
 
 use clap::Parser as _;
 use lamplight_coordinator::cli;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args = cli::Args::parse();
-    let filter =
-        EnvFilter::try_from_env("LAMPLIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(stderr().is_terminal())
-        .with_writer(stderr)
-        .init();
     let code = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -29,7 +21,8 @@ fn main() -> ExitCode {
             code
         });
     code.unwrap_or_else(|e| {
-        tracing::error!("{e:#}");
+        // Whatever the log level.
+        let _ = writeln!(stderr().lock(), "error: {e:#}");
         ExitCode::from(2)
     })
 }

@@ -21,9 +21,10 @@ mod snapshots;
 mod task;
 mod view;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use lamplight_proto::settings::Log;
 use tokio::runtime::Builder;
 
 /// Fine-tune models on sensor nodes; only signed deltas leave the node.
@@ -49,7 +50,7 @@ enum Command {
     /// Pretrain, show, push and list models
     #[command(subcommand)]
     Model(command::model::Command),
-    /// Let nodes join, list them
+    /// Let nodes join, list and show them, say what they may do
     #[command(subcommand)]
     Node(command::node::Command),
     /// Check task files; list and stop tasks
@@ -81,19 +82,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => e.format(&mut Cli::command()).exit(),
     };
-    // Logs go to stderr and stay quiet beside progress bars; the long-running programs speak more.
-    let level = match cli.command {
-        Command::Coordinator(_) | Command::Agent(_) => "info",
-        _ => "warn",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LAMPLIGHT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // Logs often go to a file or a journal.
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    // The long-running programs set up their logs themselves, as their configuration says; all others
+    // stay quiet beside progress bars.
+    if !matches!(
+        cli.command,
+        Command::Init(_) | Command::Coordinator(_) | Command::Agent(_)
+    ) {
+        Log::usual("warn").start();
+    }
     let mut runtime = match cli.command {
         // One thread for the network: an idle node stays small.
         Command::Agent(_) => Builder::new_current_thread(),

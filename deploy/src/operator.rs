@@ -4,6 +4,7 @@ use std::{env, ffi::OsString, path::PathBuf, str::FromStr, sync::OnceLock};
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
+use lamplight_models::{image::ImageInput, quant::gguf};
 use lamplight_proto::{
     asks,
     chunk::{Receiving, chunks},
@@ -231,9 +232,29 @@ impl Operator {
         let got = receiving.finish();
         anyhow::ensure!(
             got == digest,
-            "pulled bytes have digest {got}, not {digest}"
+            "pulled bytes have digest {got}, not {digest}; pull again, and if that repeats, look after \
+             the coordinator's disk"
         );
         Ok(blob)
+    }
+
+    /// How images become the input of a model's newest release; `None` when it says nothing of images,
+    /// or there is none.
+    pub(crate) async fn image_input(
+        &mut self,
+        model: &ModelName,
+    ) -> anyhow::Result<Option<ImageInput>> {
+        let request = wire::ListReleasesRequest {
+            model: model.to_string(),
+        };
+        let releases = self.calls.list_releases(request).await?.into_inner();
+        let Some(newest) = releases.releases.last() else {
+            return Ok(None);
+        };
+        let file = self.pull(newest.digest.parse()?, newest.size).await?;
+        let about = || format!("{model} version {}", newest.version);
+        let parsed = gguf::read(&file).with_context(about)?;
+        parsed.image_input().with_context(about)
     }
 
     /// The signed manifest of a release; version 0 asks for the newest.

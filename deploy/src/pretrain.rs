@@ -85,7 +85,10 @@ pub(crate) fn pretrain(
     samples: &Samples,
     bar: &ProgressBar,
 ) -> anyhow::Result<Model> {
-    anyhow::ensure!(!samples.is_empty(), "the source has no samples to train on");
+    anyhow::ensure!(
+        !samples.is_empty(),
+        "the source has no samples to train on; name another, or leave out what limits it"
+    );
     let norm = match recipe.norm {
         NormName::Group => Norm::Group { groups: 8 },
         NormName::Batch => Norm::Batch,
@@ -94,7 +97,8 @@ pub(crate) fn pretrain(
         Architecture::Tcn => {
             let [channels, length] = source.window[..] else {
                 anyhow::bail!(
-                    "tcn takes windows of [channels, length], the source gives {:?}",
+                    "tcn takes windows of [channels, length], the source gives {:?}; for images: \
+                     --architecture resnet20",
                     source.window
                 );
             };
@@ -107,7 +111,8 @@ pub(crate) fn pretrain(
         Architecture::Resnet20 => {
             let [channels, height, width] = source.window[..] else {
                 anyhow::bail!(
-                    "resnet20 takes images of [channels, height, width], the source gives {:?}",
+                    "resnet20 takes images of [channels, height, width], the source gives {:?}; for \
+                     windows: --architecture tcn",
                     source.window
                 );
             };
@@ -125,7 +130,9 @@ pub(crate) fn pretrain(
         input_std,
         channels: source.channels.clone(),
         sampling_rate_hz: source.sampling_rate_hz,
+        image: source.image,
         classes: source.classes.clone(),
+        ..ModelInfo::default()
     };
     let model = Model::init(graph, info, recipe.seed)?;
     let config = TrainConfig {

@@ -243,6 +243,8 @@ pub(crate) struct Participant {
     pub(crate) training_seconds: f64,
     /// Bytes of the base that this node pulled.
     pub(crate) model_bytes: u64,
+    /// Labelled samples that the node keeps aside: the base does not have their class.
+    pub(crate) samples_aside: u64,
 }
 
 impl From<wire::RoundView> for Round {
@@ -288,6 +290,7 @@ impl From<wire::ParticipantView> for Participant {
             clip_factor: p.clip_factor,
             training_seconds: p.training_seconds,
             model_bytes: p.model_bytes,
+            samples_aside: p.samples_aside,
         }
     }
 }

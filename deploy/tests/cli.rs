@@ -117,3 +117,86 @@ fn a_database_that_a_newer_program_wrote_is_refused_and_left_alone() {
         assert_eq!(std::fs::read(&database).expect("there"), bytes);
     }
 }
+
+#[test]
+fn an_example_configuration_is_good_and_what_is_printed_of_it_as_well() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    for program in ["agent", "coordinator"] {
+        let example = lamplight(&[program, "config", "example"]);
+        assert!(example.status.success(), "{}", stderr(&example));
+        let file = dir.path().join(format!("{program}.toml"));
+        std::fs::write(&file, &example.stdout).expect("written");
+        let file = file.display().to_string();
+        let checked = lamplight(&[program, "config", "check", "--config", &file]);
+        assert!(checked.status.success(), "{}", stderr(&checked));
+
+        let printed = lamplight(&[program, "config", "print", "--config", &file]);
+        std::fs::write(&file, &printed.stdout).expect("written");
+        let again = lamplight(&[program, "config", "check", "--config", &file, "--json"]);
+        assert!(again.status.success(), "{}", stderr(&again));
+        let said: serde_json::Value = serde_json::from_slice(&again.stdout).expect("json");
+        assert_eq!(said["good"], true);
+
+        std::fs::write(&file, "dir = \"d\"\ngrace_secs = 3\n").expect("written");
+        let bad = lamplight(&[program, "config", "check", "--config", &file]);
+        assert_eq!(bad.status.code(), Some(1));
+        let says =
+            format!("{program}.toml:2:1: unknown key `grace_secs`; did you mean `grace_seconds`?");
+        assert!(stderr(&bad).contains(&says), "{}", stderr(&bad));
+        // A doctor tells the same, as its finding.
+        let doctor = lamplight(&[program, "doctor", "--config", &file, "--json"]);
+        assert_eq!(doctor.status.code(), Some(1), "{}", stderr(&doctor));
+        let report: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("json");
+        assert_eq!(report["findings"][0]["check"], "configuration");
+        assert_eq!(report["findings"][0]["state"], "fault");
+    }
+}
+
+#[test]
+fn a_configuration_in_the_environment_counts_and_a_slip_in_a_name_is_told() {
+    let print = |name: &str, value: &str| {
+        Command::new(env!("CARGO_BIN_EXE_lamplight"))
+            .args(["agent", "config", "print", "--json"])
+            .env(name, value)
+            .output()
+            .expect("the program starts")
+    };
+    let good = print("LAMPLIGHT_AGENT__TRAINING__THREADS", "3");
+    assert!(good.status.success(), "{}", stderr(&good));
+    let all: Vec<serde_json::Value> = serde_json::from_slice(&good.stdout).expect("json");
+    let threads = all
+        .iter()
+        .find(|s| s["key"] == "training.threads")
+        .expect("a key");
+    assert_eq!(threads["value"], 3);
+    assert_eq!(
+        threads["from"],
+        "environment variable LAMPLIGHT_AGENT__TRAINING__THREADS"
+    );
+    for (name, says) in [
+        (
+            "LAMPLIGHT_AGENT__TRAINING__THREAD",
+            "did you mean LAMPLIGHT_AGENT__TRAINING__THREADS?",
+        ),
+        (
+            "LAMPLIGHT_AGENT_TRAINING_THREADS",
+            "two underscores between the parts",
+        ),
+    ] {
+        let bad = print(name, "3");
+        assert_eq!(bad.status.code(), Some(1));
+        assert!(stderr(&bad).contains(says), "{}", stderr(&bad));
+    }
+}
+
+#[test]
+fn a_fresh_deployment_is_well() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let fleet = dir.path().join("fleet").display().to_string();
+    assert!(lamplight(&["init", "--dir", &fleet]).status.success());
+    let listen = ["--listen", "127.0.0.1:0"];
+    let output = lamplight(&[&["coordinator", "doctor", "--dir", &fleet], &listen[..]].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("0 fault(s)"), "{text}");
+}

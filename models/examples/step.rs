@@ -40,6 +40,7 @@ fn model(graph: Graph, classes: usize) -> Result<Model, Box<dyn Error>> {
         channels: Vec::new(),
         sampling_rate_hz: None,
         classes: (0..classes).map(|c| c.to_string()).collect(),
+        ..ModelInfo::default()
     };
     Ok(Model::init(graph, info, 1)?)
 }

@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ]
         .map(String::from)
         .into(),
+        ..ModelInfo::default()
     };
     let out = requantize(&Model::init(tcn(&config)?, info, 2026)?)?;
     std::fs::write(&path, &out.bytes)?;

@@ -2,41 +2,24 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod info;
 mod init;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use serde::{Deserialize, Serialize};
 
 use crate::graph::{Checked, Graph, GraphError, Shape};
+use crate::image::{ImageError, ImageInput};
 use crate::ops::{ParamRole, ParamSpec};
 
-/// Longest class, channel or architecture name in bytes: they are printed in tables and logs.
-pub const MAX_NAME_BYTES: usize = 128;
+pub(crate) use info::check_names;
+pub use info::{Channel, DESCRIPTION_VERSION, MAX_NAME_BYTES, ModelInfo, layout};
 
 /// Parameters by full name (`node.suffix`), F32, contiguous, on the CPU.
 ///
 /// Sorted by name, so that every walk over them has one order.
 pub type Params = BTreeMap<String, Tensor>;
-
-/// What goes into a model and comes out of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelInfo {
-    /// Architecture, e.g. `tcn`.
-    pub architecture: String,
-    /// Per-channel mean of the raw input, in the channel's unit; subtracted first.
-    pub input_mean: Vec<f32>,
-    /// Per-channel standard deviation of the raw input, in the channel's unit; divided by.
-    pub input_std: Vec<f32>,
-    /// Channel names with units, e.g. `acc_x [g]`; may be empty for images.
-    pub channels: Vec<String>,
-    /// Samples per second of the input windows; absent for images.
-    pub sampling_rate_hz: Option<f64>,
-    /// Class names in logit order.
-    pub classes: Vec<String>,
-}
 
 /// A graph with its parameters and its description.
 #[derive(Debug, Clone)]
@@ -142,6 +125,42 @@ pub enum ModelError {
     /// The sampling rate is not finite and positive.
     #[error("sampling rate is {0} Hz; it must be finite and above 0")]
     SamplingRate(f64),
+    /// Images have no sampling rate.
+    #[error("a sampling rate of {0} Hz is given beside an image rule; images have none")]
+    ImageRate(f64),
+    /// The image rule does not fit the input.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A channel says another range of values than the image rule.
+    #[error("channel `{channel}` names the range {got}, the image rule the range {want}")]
+    Range {
+        /// The channel, as written.
+        channel: String,
+        /// Its unit.
+        got: &'static str,
+        /// The rule's.
+        want: &'static str,
+    },
+    /// A channel that is neither `name` nor `name [unit]`.
+    #[error(
+        "channel {0:?} must be written `name [unit]`, as in `acc_x [g]`, or `name` without a unit"
+    )]
+    Channel(String),
+    /// A description of a newer program.
+    #[error(
+        "the model's description has version {got}, this program knows up to {max}; update it",
+        max = DESCRIPTION_VERSION
+    )]
+    DescriptionVersion {
+        /// The version.
+        got: u32,
+    },
+    /// Something that files without a description cannot hold.
+    #[error("{field} is set, but a description of version 0 has none; set description_version to {want}", want = DESCRIPTION_VERSION)]
+    Undescribed {
+        /// The field.
+        field: &'static str,
+    },
     /// The number of class names differs from the number of logits.
     #[error("{got} class names for an output of shape {output:?}, which must be [{got}]")]
     Classes {
@@ -153,7 +172,7 @@ pub enum ModelError {
     /// A name that is empty, too long or holds control characters.
     #[error("{field} name {name:?} must have 1 to {max} bytes and no control characters", max = MAX_NAME_BYTES)]
     Name {
-        /// `architecture`, `class` or `channel`.
+        /// `architecture`, `input`, `output`, `class` or `channel`.
         field: &'static str,
         /// The name, cut to a printable length.
         name: String,
@@ -218,6 +237,15 @@ impl Model {
             .filter(|spec| spec.role != ParamRole::Statistic)
             .map(|spec| spec.shape.iter().product::<usize>())
             .sum()
+    }
+
+    /// How images become this model's input, where it takes images and says how.
+    ///
+    /// # Errors
+    /// [`ImageError`] when rule and input do not fit, which no checked model has.
+    pub fn image_input(&self) -> Result<Option<ImageInput>, ImageError> {
+        let of = |rule| ImageInput::new(rule, &self.graph.input);
+        self.info.image.map(of).transpose()
     }
 
     /// Validates everything: graph, parameters, input and output description.
@@ -298,84 +326,6 @@ fn check_param(name: &str, spec: &ParamSpec, tensor: &Tensor) -> Result<(), Mode
     Ok(())
 }
 
-impl ModelInfo {
-    /// Checks the description against the graph's input and output.
-    fn check(&self, graph: &Checked) -> Result<(), ModelError> {
-        check_name("architecture", &self.architecture)?;
-        let want = graph.input.first().copied().unwrap_or(0);
-        let lengths = [
-            ("input_mean", self.input_mean.len()),
-            ("input_std", self.input_std.len()),
-            ("channels", self.channels.len()),
-        ];
-        for (field, got) in lengths {
-            let may_be_absent = field == "channels" && got == 0;
-            if got != want && !may_be_absent {
-                return Err(ModelError::ChannelCount {
-                    field,
-                    got,
-                    want,
-                    input: graph.input.clone(),
-                });
-            }
-        }
-        let bad = |field, rule, (channel, &value): (usize, &f32)| ModelError::Normalisation {
-            field,
-            channel,
-            value,
-            rule,
-        };
-        let means = self.input_mean.iter().enumerate();
-        if let Some(at) = means.into_iter().find(|(_, v)| !v.is_finite()) {
-            return Err(bad("input_mean", "finite", at));
-        }
-        let stds = self.input_std.iter().enumerate();
-        if let Some(at) = stds.into_iter().find(|(_, v)| !v.is_finite() || **v <= 0.0) {
-            return Err(bad("input_std", "finite and above 0", at));
-        }
-        if let Some(rate) = self.sampling_rate_hz
-            && (!rate.is_finite() || rate <= 0.0)
-        {
-            return Err(ModelError::SamplingRate(rate));
-        }
-        let output = &graph.shapes[graph.output];
-        if output != &[self.classes.len()] {
-            return Err(ModelError::Classes {
-                got: self.classes.len(),
-                output: output.clone(),
-            });
-        }
-        check_names("class", &self.classes)?;
-        check_names("channel", &self.channels)
-    }
-}
-
-fn check_name(field: &'static str, name: &str) -> Result<(), ModelError> {
-    let fits = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
-    if fits {
-        return Ok(());
-    }
-    Err(ModelError::Name {
-        field,
-        name: name.chars().take(MAX_NAME_BYTES).collect(),
-    })
-}
-
-/// Names that are printable, bounded and unique.
-pub(crate) fn check_names(field: &'static str, names: &[String]) -> Result<(), ModelError> {
-    let mut seen = BTreeSet::new();
-    for name in names {
-        check_name(field, name)?;
-        if !seen.insert(name) {
-            return Err(ModelError::DuplicateName {
-                field,
-                name: name.clone(),
-            });
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::fixture::{info, tcn_model};
@@ -437,100 +387,6 @@ mod tests {
         let t = Tensor::zeros((64, 4), DType::F32, &Device::Cpu).unwrap();
         m.params.insert("head.weight".into(), t.t().unwrap());
         assert!(matches!(m.check(), Err(ModelError::Layout { .. })));
-    }
-
-    #[test]
-    fn a_description_that_does_not_fit_the_graph_is_refused() {
-        type Spoil = fn(&mut ModelInfo);
-        type Expect = fn(&ModelError) -> bool;
-        let cases: [(Spoil, Expect); 9] = [
-            (
-                |i| i.input_mean.truncate(2),
-                |e| {
-                    matches!(
-                        e,
-                        ModelError::ChannelCount {
-                            field: "input_mean",
-                            got: 2,
-                            want: 3,
-                            ..
-                        }
-                    )
-                },
-            ),
-            (
-                |i| i.input_std.push(1.0),
-                |e| {
-                    matches!(
-                        e,
-                        ModelError::ChannelCount {
-                            field: "input_std",
-                            ..
-                        }
-                    )
-                },
-            ),
-            (
-                |i| i.channels.truncate(1),
-                |e| {
-                    matches!(
-                        e,
-                        ModelError::ChannelCount {
-                            field: "channels",
-                            ..
-                        }
-                    )
-                },
-            ),
-            (
-                |i| i.input_std[1] = 0.0,
-                |e| {
-                    matches!(
-                        e,
-                        ModelError::Normalisation {
-                            field: "input_std",
-                            channel: 1,
-                            ..
-                        }
-                    )
-                },
-            ),
-            (
-                |i| i.input_mean[2] = f32::INFINITY,
-                |e| {
-                    matches!(
-                        e,
-                        ModelError::Normalisation {
-                            field: "input_mean",
-                            channel: 2,
-                            ..
-                        }
-                    )
-                },
-            ),
-            (
-                |i| i.classes.truncate(3),
-                |e| matches!(e, ModelError::Classes { got: 3, .. }),
-            ),
-            (
-                |i| i.classes[1] = i.classes[0].clone(),
-                |e| matches!(e, ModelError::DuplicateName { field: "class", .. }),
-            ),
-            (
-                |i| i.classes[0].clear(),
-                |e| matches!(e, ModelError::Name { field: "class", .. }),
-            ),
-            (
-                |i| i.sampling_rate_hz = Some(f64::NAN),
-                |e| matches!(e, ModelError::SamplingRate(_)),
-            ),
-        ];
-        for (i, (spoil, expected)) in cases.into_iter().enumerate() {
-            let mut m = model();
-            spoil(&mut m.info);
-            let error = m.check().unwrap_err();
-            assert!(expected(&error), "case {i}: {error}");
-        }
     }
 
     #[test]

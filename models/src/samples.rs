@@ -73,7 +73,7 @@ pub enum SamplesError {
         /// The class.
         class: String,
         /// Samples with it.
-        samples: usize,
+        samples: u64,
         /// Classes of the model.
         known: String,
     },
@@ -87,6 +87,9 @@ pub enum SamplesError {
     #[error("samples file: {0}")]
     File(String),
 }
+
+/// How many samples of which class, by name, a model has no use for.
+pub type Aside = BTreeMap<String, u64>;
 
 /// Labelled samples, row-major F32 in **raw** units; a model's own normalisation is applied when a
 /// batch is made, so that augmentation can act on physical quantities.
@@ -260,37 +263,59 @@ impl Samples {
         Ok((means.into_iter().map(|m| m as f32).collect(), stds))
     }
 
+    /// Takes the samples a model can be shown: labels become places in `classes`, matched by name,
+    /// and samples of other classes are left out and counted.
+    ///
+    /// # Errors
+    /// What [`Samples::validate`] finds, or class names that are empty, too long or there twice.
+    pub fn set_aside(mut self, classes: &[String]) -> Result<(Self, Aside), SamplesError> {
+        self.validate()?;
+        check_names("class", classes)?;
+        let known: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+        let places: Vec<Option<u32>> = (self.classes.iter())
+            .map(|name| known.get(name.as_str()).copied())
+            .collect();
+        let stride = self.stride();
+        let mut left_out = vec![0; self.classes.len()];
+        let mut kept = 0;
+        for i in 0..self.len() {
+            // Validated: every label has a class.
+            let class = self.y[i] as usize;
+            let Some(place) = places[class] else {
+                left_out[class] += 1;
+                continue;
+            };
+            self.y[kept] = place;
+            if kept < i {
+                self.x
+                    .copy_within(i * stride..(i + 1) * stride, kept * stride);
+            }
+            kept += 1;
+        }
+        self.y.truncate(kept);
+        self.x.truncate(kept * stride);
+        let names = std::mem::replace(&mut self.classes, classes.to_vec());
+        let aside = names.into_iter().zip(left_out).filter(|(_, n)| *n > 0);
+        Ok((self, aside.collect()))
+    }
+
     /// The same samples with labels in a model's class order, matched by name.
     ///
     /// A class without samples may be missing there.
     ///
     /// # Errors
     /// [`SamplesError::UnknownClass`] when a sample's class is not among `classes`, and what
-    /// [`Samples::validate`] finds.
+    /// [`Samples::set_aside`] finds.
     pub fn in_classes_of(&self, classes: &[String]) -> Result<Self, SamplesError> {
-        self.validate()?;
-        check_names("class", classes)?;
-        let places: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-        let counts = self.class_counts();
-        let label = |&y: &u32| {
-            // Validated: every label has a class.
-            let class = &self.classes[y as usize];
-            places
-                .get(class.as_str())
-                .copied()
-                .ok_or_else(|| SamplesError::UnknownClass {
-                    class: class.clone(),
-                    samples: counts[y as usize],
-                    known: classes.join(", "),
-                })
-        };
-        let y = self.y.iter().map(label).collect::<Result<_, _>>()?;
-        Ok(Self {
-            shape: self.shape.clone(),
-            x: self.x.clone(),
-            y,
-            classes: classes.to_vec(),
-        })
+        let (samples, aside) = self.clone().set_aside(classes)?;
+        match aside.into_iter().next() {
+            None => Ok(samples),
+            Some((class, samples)) => Err(SamplesError::UnknownClass {
+                class,
+                samples,
+                known: classes.join(", "),
+            }),
+        }
     }
 }
 
@@ -373,6 +398,31 @@ mod tests {
             error.to_string(),
             "class `walk` (1 samples) is not among the model's: sit, stand"
         );
+    }
+
+    #[test]
+    fn samples_of_classes_a_model_does_not_have_are_left_out_and_counted() {
+        let samples = Samples {
+            shape: vec![2],
+            x: (0..12).map(|i| i as f32).collect(),
+            y: vec![2, 0, 1, 0, 2, 1],
+            classes: ["car", "tram", "bus"].map(String::from).into(),
+        };
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (known, aside) = samples
+            .clone()
+            .set_aside(&names(&["bus", "bicycle", "car"]))
+            .unwrap();
+        assert_eq!(known.y, [0, 2, 2, 0]);
+        assert_eq!(known.x, [0.0, 1.0, 2.0, 3.0, 6.0, 7.0, 8.0, 9.0]);
+        assert_eq!(known.classes, ["bus", "bicycle", "car"]);
+        assert_eq!(aside, Aside::from([("tram".into(), 2)]));
+        // All of them, and none of them.
+        let (known, aside) = samples.clone().set_aside(&names(&["walk"])).unwrap();
+        assert!(known.is_empty() && known.x.is_empty());
+        assert_eq!(aside.values().sum::<u64>(), 6);
+        let (known, aside) = samples.clone().set_aside(&samples.classes).unwrap();
+        assert_eq!((known, aside), (samples, Aside::new()));
     }
 
     #[test]

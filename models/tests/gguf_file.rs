@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use candle_core::Device;
 use candle_core::quantized::gguf_file;
+use lamplight_models::image::{ImageRule, Resize, ValueRange};
 use lamplight_models::model::{Model, ModelInfo, values};
 use lamplight_models::ops::ParamRole;
 use lamplight_models::quant::gguf::{self, GgufError};
@@ -19,6 +20,7 @@ fn info(architecture: &str, channels: usize, classes: usize) -> ModelInfo {
         channels: (0..channels).map(|c| format!("acc_{c} [m/s²]")).collect(),
         sampling_rate_hz: Some(50.0),
         classes: (0..classes).map(|c| format!("class {c}")).collect(),
+        ..ModelInfo::default()
     }
 }
 
@@ -52,6 +54,20 @@ fn small_file() -> Vec<u8> {
     gguf::write(&model).expect("a valid model")
 }
 
+/// ResNet-20 that takes images of any size.
+fn image_model(resize: Resize, range: ValueRange) -> Model {
+    let info = ModelInfo {
+        input_name: "photo".into(),
+        output_name: "scores".into(),
+        channels: ["red", "green", "blue"].map(String::from).into(),
+        sampling_rate_hz: None,
+        image: Some(ImageRule { resize, range }),
+        ..info("resnet20", 3, 10)
+    };
+    let graph = resnet20(10, Norm::Batch).expect("a graph");
+    Model::init(graph, info, 5).expect("a valid model")
+}
+
 fn bits(model: &Model, name: &str) -> Vec<u32> {
     let values = values(name, &model.params[name]).expect("F32 values");
     values.into_iter().map(f32::to_bits).collect()
@@ -67,6 +83,9 @@ fn a_file_read_and_written_again_has_the_same_bytes() {
         tcn_model(1, Norm::Batch),
         tcn_model(2, Norm::Group { groups: 8 }),
         Model::init(resnet, images, 3).unwrap(),
+        image_model(Resize::ShortestSide(40), ValueRange::Unit),
+        image_model(Resize::Stretch, ValueRange::Byte),
+        image_model(Resize::None, ValueRange::Unit),
     ];
     for model in models {
         let bytes = gguf::write(&model).unwrap();
@@ -232,4 +251,152 @@ fn refusals_name_what_is_wrong() {
         gguf::read(&replaced(&file, &from, &to)).unwrap_err(),
         GgufError::FormatVersion { got: 2, want: 1 }
     );
+}
+
+#[test]
+fn a_file_from_before_descriptions_is_read_with_defaults_and_keeps_its_bytes() {
+    let old = include_bytes!("files/before-descriptions.gguf");
+    let model = gguf::read(old).unwrap();
+    let want = ModelInfo {
+        description_version: 0,
+        ..info("tcn", 2, 2)
+    };
+    assert_eq!(model.info, want);
+    assert_eq!(model.info.input_name, "input");
+    assert!(model.image_input().unwrap().is_none());
+    assert!(
+        gguf::write(&model).unwrap() == old,
+        "written with other bytes"
+    );
+    // Said anew, it is a file of today.
+    let mut model = model;
+    model.info.description_version = ModelInfo::default().description_version;
+    assert!(
+        gguf::write(&model).unwrap() == small_file(),
+        "other than a file of today"
+    );
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
+}
+
+/// A key with a string, as in a file.
+fn string(key: &str, value: &str) -> Vec<u8> {
+    [text(key), 8_u32.to_le_bytes().to_vec(), text(value)].concat()
+}
+
+#[test]
+fn words_of_a_description_that_are_not_known_are_refused_by_name() {
+    let images = gguf::write(&image_model(Resize::ShortestSide(40), ValueRange::Unit)).unwrap();
+    let windows = small_file();
+    let cases = [
+        (
+            &images,
+            "lamplight.image.resize",
+            "shortest-side",
+            "shortest-edge",
+        ),
+        (&images, "lamplight.image.filter", "bilinear", "bicubics"),
+        (&images, "lamplight.image.crop", "center", "corner"),
+        (&images, "lamplight.image.range", "0-1", "0-9"),
+        (&images, "lamplight.input.layout", "CHW", "HWC"),
+        (&windows, "lamplight.input.layout", "CT", "TC"),
+        (&windows, "lamplight.input.dtype", "f32", "f16"),
+    ];
+    for (file, key, from, to) in cases {
+        let spoiled = replaced(file, &string(key, from), &string(key, to));
+        let e = gguf::read(&spoiled).unwrap_err().to_string();
+        assert!(e.contains(key) && e.contains(to), "{e}");
+        assert!(e.contains(from) || e.contains("knows `"), "{e}");
+    }
+    // Numbers.
+    let number = |key: &str, n: u32| {
+        [
+            text(key),
+            4_u32.to_le_bytes().to_vec(),
+            n.to_le_bytes().to_vec(),
+        ]
+        .concat()
+    };
+    let set = |key: &str, from: u32, to: u32| {
+        gguf::read(&replaced(&images, &number(key, from), &number(key, to)))
+            .unwrap_err()
+            .to_string()
+    };
+    let key = "lamplight.description_version";
+    assert!(set(key, 1, 2).contains("version 2, this program knows up to 1"));
+    assert!(set(key, 1, 0).contains(key));
+    let side = "lamplight.image.resize_side";
+    assert!(set(side, 40, 31).contains("31 pixels"));
+    assert!(set(side, 40, u32::MAX).contains("4294967295 pixels"));
+    // A shape that is not the graph's.
+    let shape = |length: u64| {
+        let head = [
+            text("lamplight.input.shape"),
+            9_u32.to_le_bytes().to_vec(),
+            10_u32.to_le_bytes().to_vec(),
+        ];
+        [
+            head.concat(),
+            [2_u64, 2, length].map(u64::to_le_bytes).concat(),
+        ]
+        .concat()
+    };
+    let e = gguf::read(&replaced(&windows, &shape(8), &shape(9))).unwrap_err();
+    assert!(
+        e.to_string().contains("must be [2, 8], as in the graph"),
+        "{e}"
+    );
+}
+
+#[test]
+fn keys_of_a_description_are_all_there_or_none() {
+    let images = gguf::write(&image_model(Resize::ShortestSide(40), ValueRange::Unit)).unwrap();
+    let hidden = |key: &str| {
+        let mut other = key.to_owned();
+        other.pop();
+        other.push('~');
+        gguf::read(&replaced(&images, key.as_bytes(), other.as_bytes()))
+            .unwrap_err()
+            .to_string()
+    };
+    for key in [
+        "lamplight.input.name",
+        "lamplight.input.shape",
+        "lamplight.input.layout",
+        "lamplight.input.dtype",
+        "lamplight.output.name",
+        "lamplight.image.resize_side",
+        "lamplight.image.filter",
+        "lamplight.image.crop",
+        "lamplight.image.range",
+    ] {
+        assert_eq!(hidden(key), format!("metadata `{key}` is missing"));
+    }
+    let e = hidden("lamplight.description_version");
+    assert!(
+        e.contains("`lamplight.description_version` is missing"),
+        "{e}"
+    );
+    // One byte of the key of `resize` stands in `resize_side`, too: hide both ends.
+    let from = [b"lamplight.image.resize".as_slice(), &8_u32.to_le_bytes()].concat();
+    let to = [b"lamplight.image.resiz~".as_slice(), &8_u32.to_le_bytes()].concat();
+    let e = gguf::read(&replaced(&images, &from, &to))
+        .unwrap_err()
+        .to_string();
+    assert!(e.contains("`lamplight.image.resize` is missing"), "{e}");
+    // A side beside a rule that has none; six letters move, so that tensors stay where they are.
+    let mut stretched = images.clone();
+    for (key, from, to) in [
+        ("lamplight.image.resize", "shortest-side", "stretch"),
+        ("lamplight.architecture", "resnet20", "resnet20-other"),
+    ] {
+        let from = string(key, from);
+        let at = stretched.windows(from.len()).position(|w| w == from);
+        let at = at.expect("the file holds it");
+        stretched.splice(at..at + from.len(), string(key, to));
+    }
+    let e = gguf::read(&stretched).unwrap_err().to_string();
+    assert!(e.contains("only `shortest-side` has one"), "{e}");
 }

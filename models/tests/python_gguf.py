@@ -32,6 +32,12 @@ REQUIRED = [
     "lamplight.input.std",
     "lamplight.input.channels",
     "lamplight.classes",
+    "lamplight.description_version",
+    "lamplight.input.name",
+    "lamplight.input.shape",
+    "lamplight.input.layout",
+    "lamplight.input.dtype",
+    "lamplight.output.name",
 ]
 
 

@@ -267,7 +267,9 @@ impl fmt::Display for Told {
                 Part::Shape => "the node's samples have another shape than the model's input",
                 Part::Channels => "the node's channels or units are not the model's",
                 Part::Rate => "the node's sampling rate is not the model's",
-                Part::Classes => "labels of the node's samples are none of the model's classes",
+                Part::Classes => {
+                    "the node's samples are of classes that the model does not have; they are kept aside"
+                }
             }),
             Self::NoSamples => f.write_str("the node has no samples to train on"),
             Self::Budget(None) => f.write_str("the budget does not suffice"),

@@ -113,6 +113,8 @@ pub struct DeltaManifest {
     pub training_seconds: f64,
     /// Version of the agent.
     pub agent_version: String,
+    /// Samples of classes that the base does not have. Their classes stay on the node.
+    pub samples_aside: u64,
 }
 
 impl Payload for DeltaManifest {
@@ -194,6 +196,7 @@ impl Payload for DeltaManifest {
             after: m.after.map(Metrics::try_from).transpose()?,
             training_seconds: m.training_seconds,
             agent_version: m.agent_version,
+            samples_aside: m.samples_aside,
         })
     }
 
@@ -224,6 +227,7 @@ impl Payload for DeltaManifest {
             after: self.after.map(Into::into),
             training_seconds: self.training_seconds,
             agent_version: self.agent_version.clone(),
+            samples_aside: self.samples_aside,
         }
         .encode_to_vec()
     }

@@ -35,6 +35,9 @@ pub const PROTOCOL_HEADER: &str = "lamplight-protocol";
 /// Header with the semantic version.
 pub const VERSION_HEADER: &str = "lamplight-version";
 
+/// Header of answers with the coordinator's clock, in milliseconds since 1970 UTC.
+pub const TIME_HEADER: &str = "lamplight-unix-ms";
+
 /// A version of these programs, without what may follow behind `-` or `+`: a build on the way to a
 /// version speaks like that version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,8 +82,6 @@ impl FromStr for ProgramVersion {
             .ok_or_else(|| Malformed::new("version", format!("{:?} is not like 0.1.0", clip(text))))
     }
 }
-/// Header of answers with the coordinator's clock, in milliseconds since 1970 UTC.
-pub const TIME_HEADER: &str = "lamplight-unix-ms";
 
 fn stamp(headers: &mut HeaderMap, protocol: u32, version: &'static str) {
     headers.insert(PROTOCOL_HEADER, HeaderValue::from(protocol));

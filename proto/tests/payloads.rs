@@ -51,6 +51,7 @@ fn manifest() -> DeltaManifest {
         after: None,
         training_seconds: 1.5,
         agent_version: "0.1.0".into(),
+        samples_aside: 0,
     }
 }
 
@@ -154,6 +155,12 @@ fn golden<T: Payload + PartialEq + std::fmt::Debug>(file: &str, value: &T) {
 #[test]
 fn version_1_payloads_keep_their_bytes() {
     golden("delta-manifest.v1.hex", &manifest());
+    // Fields that came later: their absence is what it always was, their presence is kept, too.
+    let aside = DeltaManifest {
+        samples_aside: 37,
+        ..manifest()
+    };
+    golden("delta-manifest-samples-aside.v1.hex", &aside);
     golden("round-offer.v1.hex", &offer());
     golden("release-manifest.v1.hex", &release());
     golden("receipt.v1.hex", &receipt());
@@ -182,6 +189,7 @@ prop_compose! {
             proptest::collection::vec(any::<u64>(), 0..5), 1..6),
         metrics in (metrics(), metrics()),
         seconds in 0.0..1e6_f64,
+        samples_aside in any::<u64>(),
     ) -> DeltaManifest {
         DeltaManifest {
             round: RoundId(numbers.0),
@@ -199,6 +207,7 @@ prop_compose! {
             before: metrics.0,
             after: metrics.1,
             training_seconds: seconds,
+            samples_aside,
             ..manifest()
         }
     }

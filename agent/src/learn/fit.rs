@@ -1,6 +1,7 @@
-//! Whether a model and a node's data fit each other; labels are matched by name.
+//! Whether a model and a node's data fit each other. Classes need not: labels are mapped by name,
+//! and samples of classes that the model does not have are kept aside.
 
-use lamplight_models::{model::Model, samples::Samples};
+use lamplight_models::{image::ImageRule, model::Model};
 
 use crate::source::SourceInfo;
 
@@ -28,6 +29,14 @@ pub enum Misfit {
         /// Name in the source.
         got: String,
     },
+    /// Images made by another rule.
+    #[error("the model wants images {want}; the source makes them {got}")]
+    Image {
+        /// The model's rule.
+        want: ImageRule,
+        /// The source's.
+        got: ImageRule,
+    },
     /// Another sampling rate.
     #[error("the model was made for {want} Hz, the source has {got} Hz")]
     Rate {
@@ -36,27 +45,9 @@ pub enum Misfit {
         /// The source's.
         got: f64,
     },
-    /// A label the model does not know.
-    #[error("the source's class `{name}` is none of the model's: {known}")]
-    Class {
-        /// The class.
-        name: String,
-        /// The model's classes.
-        known: String,
-    },
-    /// A label outside the source's own classes.
-    #[error("sample {sample} has label {label}, the source names {classes} classes")]
-    Label {
-        /// Place of the sample.
-        sample: usize,
-        /// Its label.
-        label: u32,
-        /// Classes named.
-        classes: usize,
-    },
 }
 
-/// Checks window, channels and rate.
+/// Checks window, channels, the rule for images, and rate.
 ///
 /// # Errors
 /// [`Misfit`] with both values.
@@ -78,81 +69,16 @@ pub fn check(model: &Model, source: &SourceInfo) -> Result<(), Misfit> {
             });
         }
     }
+    // Where either says nothing of images, only the numbers above are left to compare.
+    if let (Some(want), Some(got)) = (model.info.image, source.image)
+        && want != got
+    {
+        return Err(Misfit::Image { want, got });
+    }
     match (model.info.sampling_rate_hz, source.sampling_rate_hz) {
         (Some(want), Some(got)) if (want - got).abs() > want * RATE_TOLERANCE => {
             Err(Misfit::Rate { want, got })
         }
         _ => Ok(()),
-    }
-}
-
-/// The samples with the model's class numbers, matched by name. Classes of which there is no sample
-/// need not be known to the model.
-///
-/// # Errors
-/// [`Misfit::Class`] when a sample's class is none of the model's.
-pub fn relabel(mut samples: Samples, classes: &[String]) -> Result<Samples, Misfit> {
-    let places: Vec<Option<u32>> = samples
-        .classes
-        .iter()
-        .map(|name| {
-            let place = classes.iter().position(|c| c == name)?;
-            u32::try_from(place).ok()
-        })
-        .collect();
-    for (sample, label) in samples.y.iter_mut().enumerate() {
-        let at = *label as usize;
-        let place = places.get(at).ok_or(Misfit::Label {
-            sample,
-            label: *label,
-            classes: samples.classes.len(),
-        })?;
-        *label = place.ok_or_else(|| Misfit::Class {
-            name: samples.classes[at].clone(),
-            known: classes.join(", "),
-        })?;
-    }
-    samples.classes = classes.to_vec();
-    Ok(samples)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(ToString::to_string).collect()
-    }
-
-    fn samples(classes: &[&str], y: &[u32]) -> Samples {
-        Samples {
-            shape: vec![1],
-            x: vec![0.0; y.len()],
-            y: y.to_vec(),
-            classes: names(classes),
-        }
-    }
-
-    #[test]
-    fn labels_follow_their_names_not_their_numbers() {
-        let s = samples(&["car", "train", "unheard"], &[0, 1, 1, 0]);
-        let s = relabel(s, &names(&["train", "bicycle", "car"])).expect("all known");
-        assert_eq!(s.y, [2, 0, 0, 2]);
-        assert_eq!(s.classes, names(&["train", "bicycle", "car"]));
-    }
-
-    #[test]
-    fn a_sample_of_an_unknown_class_is_refused_by_name() {
-        let s = samples(&["car", "tram"], &[0, 1]);
-        let e = relabel(s, &names(&["car", "train"])).expect_err("unknown");
-        assert_eq!(
-            e.to_string(),
-            "the source's class `tram` is none of the model's: car, train"
-        );
-        let s = samples(&["car"], &[3]);
-        assert!(matches!(
-            relabel(s, &names(&["car"])),
-            Err(Misfit::Label { label: 3, .. })
-        ));
     }
 }

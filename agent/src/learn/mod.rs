@@ -14,6 +14,6 @@ pub mod fit;
 pub mod sign;
 pub mod task;
 
-pub use fit::{Misfit, relabel};
+pub use fit::Misfit;
 pub use sign::manifest;
 pub use task::{LearnError, Learned, Progress, Settings, learn};

@@ -40,6 +40,7 @@ pub fn manifest(
         after: learned.after,
         training_seconds: learned.training_seconds,
         agent_version: VERSION.to_owned(),
+        samples_aside: learned.aside.values().sum(),
     };
     Signed::seal(manifest, key)
 }

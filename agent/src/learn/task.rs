@@ -10,11 +10,12 @@ use std::{
 
 use lamplight_models::{
     delta::{Delta, DeltaError, table_of},
+    image::ImageInput,
     lane::{Lane, LaneError, LaneKind, open},
     model::Model,
     ops::NormMode as Norms,
     quant::gguf::{self, GgufError},
-    samples::Samples,
+    samples::{Aside, Samples, SamplesError},
     train::{
         Augment, Evaluation, Footprint, OptimizerConfig, Schedule as Course, TrainConfig,
         TrainError, Trainable, Trainer, evaluate,
@@ -78,6 +79,8 @@ pub struct Learned {
     pub tensors: Vec<TensorEntry>,
     /// Samples trained on.
     pub sample_count: u64,
+    /// Samples, to train on and held out, of classes that the base does not have.
+    pub aside: Aside,
     /// On the held-out samples, before and after; absent when there are none.
     pub before: Option<Metrics>,
     /// See `before`.
@@ -112,9 +115,24 @@ pub enum LearnError {
     /// Model and data do not fit.
     #[error("the node's data does not fit the model: {0}")]
     Misfit(#[from] Misfit),
+    /// The node's samples are not what they should be.
+    #[error("the node's samples: {0}")]
+    Samples(#[from] SamplesError),
     /// Nothing to learn from.
     #[error("the source has no samples to train on")]
     NoSamples,
+    /// Nothing to learn from as long as the model has these classes.
+    #[error(
+        "all {samples} samples to train on are of classes that the model does not have: {}; they are \
+         kept aside until a release has one of them",
+        listed(aside)
+    )]
+    AllAside {
+        /// Samples to train on.
+        samples: u64,
+        /// All samples kept aside, the held-out ones among them.
+        aside: Aside,
+    },
     /// More than task and node allow.
     #[error(
         "{needed} {measure} are needed, {allowed} are allowed; raise the budget of the task or the limits of this node, or train less at once"
@@ -162,6 +180,11 @@ pub enum LearnError {
         /// Tensors of the delta.
         got: usize,
     },
+}
+
+fn listed(aside: &Aside) -> String {
+    let names: Vec<&str> = aside.keys().map(String::as_str).collect();
+    names.join(", ")
 }
 
 /// The trainer's settings for an offer.
@@ -220,8 +243,14 @@ fn moving(set: offer::Trainable) -> Trainable {
     }
 }
 
+/// Opens the node's data as the model wants it: images scaled and cropped by its rule.
+pub type OpenSource<'a> =
+    dyn Fn(Option<&ImageInput>) -> Result<Box<dyn SampleSource>, SourceError> + 'a;
+
 /// Does the task: `after_step` sees every step; `Break` saves and ends it as
 /// [`LearnError::Stopped`].
+///
+/// `open_source` opens the node's data for a model that takes images like this.
 ///
 /// A usable checkpoint of the same task is gone on from; an unusable one is logged and the task
 /// starts over.
@@ -231,7 +260,7 @@ fn moving(set: offer::Trainable) -> Trainable {
 pub fn learn(
     offer: &RoundOffer,
     settings: &Settings,
-    source: &dyn SampleSource,
+    open_source: &OpenSource<'_>,
     after_step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Learned, LearnError> {
     // 1. The base, exactly as its file says: what the delta is taken against.
@@ -242,13 +271,16 @@ pub fn learn(
     let base = gguf::read(&bytes)?;
     drop(bytes);
 
-    // 2. The node's samples, under the model's class numbers.
+    // 2. The node's samples, as the model wants images and under its class numbers; those whose class
+    //    it does not have stay aside.
+    let image = base.image_input().map_err(|e| GgufError::Model(e.into()))?;
+    let source = open_source(image.as_ref())?;
     fit::check(&base, &source.describe())?;
-    let train = fit::relabel(source.train()?, &base.info.classes)?;
-    let held_out = fit::relabel(source.held_out()?, &base.info.classes)?;
-    if train.is_empty() {
-        return Err(LearnError::NoSamples);
-    }
+    let Sorted {
+        train,
+        held_out,
+        aside,
+    } = sort(offer, &*source, &base.info.classes)?;
 
     // 3. Begin, or go on where the last checkpoint stands.
     let lane = open(settings.device, settings.threads)?;
@@ -309,9 +341,54 @@ pub fn learn(
         delta,
         tensors,
         sample_count: train.len() as u64,
+        aside,
         before: header.before,
         after,
         training_seconds: header.training_seconds,
+    })
+}
+
+/// A node's samples as a model can use them.
+struct Sorted {
+    /// Under the model's class numbers, never empty.
+    train: Samples,
+    /// Under the model's class numbers.
+    held_out: Samples,
+    /// The rest.
+    aside: Aside,
+}
+
+/// Reads the samples and puts those aside whose class the base does not have. The source is not
+/// touched, so they are there again when a later release has their class.
+fn sort(
+    offer: &RoundOffer,
+    source: &dyn SampleSource,
+    classes: &[String],
+) -> Result<Sorted, LearnError> {
+    let (train, mut aside) = source.train()?.set_aside(classes)?;
+    let samples = aside.values().sum();
+    let (held_out, more) = source.held_out()?.set_aside(classes)?;
+    for (class, samples) in more {
+        *aside.entry(class).or_default() += samples;
+    }
+    for (class, samples) in &aside {
+        tracing::warn!(
+            round = %offer.round,
+            "kept aside: {samples} samples of `{class}`, not a class of {} version {}",
+            offer.model,
+            offer.base_version
+        );
+    }
+    if !train.is_empty() {
+        return Ok(Sorted {
+            train,
+            held_out,
+            aside,
+        });
+    }
+    Err(match samples {
+        0 => LearnError::NoSamples,
+        samples => LearnError::AllAside { samples, aside },
     })
 }
 

@@ -151,6 +151,7 @@ fn manifest(offer: &RoundOffer, counter: u64) -> Verified<DeltaManifest> {
         after: None,
         training_seconds: 0.5,
         agent_version: "0".into(),
+        samples_aside: 0,
     };
     Signed::seal(manifest, &keys().1)
 }

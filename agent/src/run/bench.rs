@@ -62,6 +62,7 @@ impl SampleSource for Steps {
         SourceInfo {
             channels: vec!["a [V]".into(), "b [V]".into()],
             sampling_rate_hz: Some(10.0),
+            image: None,
             window: vec![CHANNELS, LENGTH],
             classes: vec!["low".into(), "high".into()],
             origin: "a test".into(),
@@ -77,13 +78,19 @@ impl SampleSource for Steps {
 }
 
 pub(super) fn base() -> Vec<u8> {
+    // Another order than the source's.
+    base_for(&["high", "low"])
+}
+
+/// A base model with these classes.
+pub(super) fn base_for(classes: &[&str]) -> Vec<u8> {
     let config = TcnConfig {
         widths: vec![4],
         strides: vec![1],
         dilations: vec![1],
         kernel: 3,
         norm: Norm::Batch,
-        ..TcnConfig::new(CHANNELS, LENGTH, 2)
+        ..TcnConfig::new(CHANNELS, LENGTH, classes.len())
     };
     let info = ModelInfo {
         architecture: "tcn".into(),
@@ -91,8 +98,8 @@ pub(super) fn base() -> Vec<u8> {
         input_std: vec![1.0; CHANNELS],
         channels: vec!["a [V]".into(), "b [V]".into()],
         sampling_rate_hz: Some(10.0),
-        // Another order than the source's.
-        classes: vec!["high".into(), "low".into()],
+        classes: classes.iter().map(ToString::to_string).collect(),
+        ..ModelInfo::default()
     };
     let model = Model::init(tcn(&config).expect("a graph"), info, 7).expect("a model");
     gguf::write(&model).expect("written")
@@ -156,7 +163,7 @@ impl Bench {
             base,
             base_size,
             config: Config {
-                source: Arc::new(move || {
+                source: Arc::new(move |_| {
                     count.fetch_add(1, Ordering::Relaxed);
                     Ok(Box::new(Steps))
                 }),

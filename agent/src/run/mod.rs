@@ -18,6 +18,8 @@ mod why;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod classes;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -26,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lamplight_models::lane::LaneKind;
+use lamplight_models::{image::ImageInput, lane::LaneKind};
 use lamplight_proto::{
     envelope::TrustedKeys,
     ids::{Digest, Lease, UnixMillis},
@@ -47,9 +49,10 @@ use crate::{
     store::{NodeRecord, StoreError, StoreHandle, phase::Keys},
 };
 
-/// Opens the node's data. Called for every task and dropped behind it, so that an idle agent holds
-/// no samples.
-pub type OpenSource = Arc<dyn Fn() -> Result<Box<dyn SampleSource>, SourceError> + Send + Sync>;
+/// Opens the node's data for a model that takes images like this, or says nothing of images. Called
+/// for every task and dropped behind it, so that an idle agent holds no samples.
+pub type OpenSource =
+    Arc<dyn Fn(Option<&ImageInput>) -> Result<Box<dyn SampleSource>, SourceError> + Send + Sync>;
 
 /// A clock that is off by more than this is worth a warning.
 const CLOCK_TOLERANCE_MS: u64 = 5 * 60 * 1000;
@@ -386,6 +389,7 @@ fn announce(effect: &Effect) {
             tracing::info!(
                 round = %m.round,
                 samples = m.sample_count,
+                aside = m.samples_aside,
                 seconds = m.training_seconds,
                 before = ?accuracy(m.before),
                 after = ?accuracy(m.after),

@@ -92,7 +92,10 @@ async fn the_delta_is_what_training_added_to_the_exact_base() {
 
     // The same training done here gives the same bytes.
     let source = Steps;
-    let train = crate::learn::relabel(source.train().expect("data"), &base.info.classes);
+    let train = source
+        .train()
+        .expect("data")
+        .in_classes_of(&base.info.classes);
     let lane = lamplight_models::lane::open(LaneKind::Cpu, 1).expect("cpu");
     let config = crate::learn::task::train_config(&terms(), &[]);
     let mut trainer =
@@ -364,7 +367,7 @@ async fn data_that_does_not_fit_the_model_is_reported() {
         }
     }
     let mut bench = Bench::new();
-    bench.config.source = Arc::new(|| Ok(Box::new(Wider)));
+    bench.config.source = Arc::new(|_| Ok(Box::new(Wider)));
     bench.twin.open(bench.offer(1, 1));
     let mut agent = bench.agent().await;
     bench.until_done(&mut agent).await;

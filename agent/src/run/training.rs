@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lamplight_models::samples::Aside;
 use lamplight_proto::{
     budget::Hours,
     cause::{Told, TrainingFault},
@@ -29,6 +30,7 @@ use crate::{
     node::{Event, Why},
     power,
     stop::Stop,
+    store::aside::KeptAside,
 };
 
 /// Tells the training thread to stop when whoever watches it is gone.
@@ -101,8 +103,7 @@ impl<L: Link> Agent<L> {
         let mut thread = tokio::task::spawn_blocking(move || {
             // Held so that nobody else opens the directory while a checkpoint is written.
             let _lock = lock;
-            let source = open()?;
-            learn::learn(&task, &settings, &*source, &mut |p| {
+            learn::learn(&task, &settings, &*open, &mut |p| {
                 tell.send_replace(Some(p));
                 if flag.load(Ordering::Relaxed) {
                     ControlFlow::Break(())
@@ -141,17 +142,29 @@ impl<L: Link> Agent<L> {
             }
             Ok(Ok(learned)) => learned,
             Ok(Err(LearnError::Stopped)) => return Ok(None),
-            Ok(Err(e)) => return Ok(Some(Event::Failed(e.into()))),
+            Ok(Err(e)) => {
+                if let LearnError::AllAside { aside, .. } = &e {
+                    self.keep_aside(offer, aside.clone()).await?;
+                }
+                return Ok(Some(Event::Failed(e.into())));
+            }
             Err(e) => {
                 let full = format!("the training thread broke: {e}");
                 let why = Why::new(Told::Training(TrainingFault::Broken), full);
                 return Ok(Some(Event::Failed(why)));
             }
         };
+        self.keep_aside(offer, learned.aside.clone()).await?;
         match self.keep(offer, learned).await? {
             Ok(manifest) => Ok(Some(Event::Learned(Box::new(manifest)))),
             Err(why) => Ok(Some(Event::Failed(why))),
         }
+    }
+
+    /// Remembers which samples wait for a release with their class.
+    async fn keep_aside(&self, offer: &RoundOffer, aside: Aside) -> Result<(), AgentError> {
+        let kept = KeptAside::of(offer, aside);
+        Ok(self.store.call(move |s| s.keep_aside(&kept)).await?)
     }
 
     /// Writes the delta, takes the lease's counter, signs.

@@ -20,7 +20,10 @@ impl From<LearnError> for Why {
 
 fn told(e: &LearnError) -> Told {
     match e {
+        LearnError::Source(SourceError::Images { .. }) => Told::Misfit(Part::Shape),
         LearnError::Source(e) => Told::Data(data(e)),
+        LearnError::Samples(_) => Told::Data(DataFault::Malformed),
+        LearnError::AllAside { .. } => Told::Misfit(Part::Classes),
         LearnError::Misfit(e) => Told::Misfit(part(e)),
         LearnError::NoSamples => Told::NoSamples,
         LearnError::TooLarge { got, max } => Told::Budget(Some(Exceeded {
@@ -66,10 +69,9 @@ fn data(e: &SourceError) -> DataFault {
 
 fn part(e: &Misfit) -> Part {
     match e {
-        Misfit::Window { .. } => Part::Shape,
+        Misfit::Window { .. } | Misfit::Image { .. } => Part::Shape,
         Misfit::Channel { .. } => Part::Channels,
         Misfit::Rate { .. } => Part::Rate,
-        Misfit::Class { .. } | Misfit::Label { .. } => Part::Classes,
     }
 }
 
@@ -124,10 +126,10 @@ mod tests {
             Told::Data(DataFault::Unreadable)
         );
 
-        let why = Why::from(LearnError::Misfit(Misfit::Class {
-            name: "ana-asleep".to_owned(),
-            known: "walking, standing".to_owned(),
-        }));
+        let why = Why::from(LearnError::AllAside {
+            samples: 3,
+            aside: [("ana-asleep".to_owned(), 4)].into(),
+        });
         assert!(why.full.contains("ana-asleep"), "{}", why.full);
         assert_eq!(why.told, Told::Misfit(Part::Classes));
 

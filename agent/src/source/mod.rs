@@ -28,6 +28,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use lamplight_models::graph::Shape;
+use lamplight_models::image::{ImageError, ImageInput, ImageRule};
 use lamplight_models::samples::Samples;
 
 pub use detect::{Kind, detect};
@@ -61,6 +62,8 @@ pub struct SourceInfo {
     pub channels: Vec<String>,
     /// Samples per second; `None` where a sample has no time, as in images.
     pub sampling_rate_hz: Option<f64>,
+    /// How images became samples; `None` where samples are no images.
+    pub image: Option<ImageRule>,
     /// Shape of one window, `[channels, length]`, or image, `[channels, height, width]`.
     pub window: Shape,
     /// Class names; labels index into it.
@@ -234,6 +237,14 @@ pub enum SourceError {
         /// People there are.
         people: usize,
     },
+    /// Images that the model's rule cannot use.
+    #[error("`{}`: {fault}", path.display())]
+    Images {
+        /// File or directory.
+        path: PathBuf,
+        /// What does not fit.
+        fault: ImageError,
+    },
     /// Nothing there is known.
     #[error(
         "`{}` holds no data of a known kind; it should have `RawData/labels.txt` or `signals_i16le.bin.gz` (HAPT), `*.bin` (CIFAR-10), `train-images-idx3-ubyte` (IDX), `*.csv`, or a folder of JPEG or PNG files per class",
@@ -256,17 +267,40 @@ pub enum SourceError {
 }
 
 impl SourceSpec {
-    /// Opens the source: reads and checks its tables, and for recordings the people's own rows.
+    /// Whether the samples are images, which a model's rule may want otherwise.
+    #[must_use]
+    pub fn has_images(&self) -> bool {
+        match &self.data {
+            DataSpec::Post(_) | DataSpec::Hapt(_) => false,
+            DataSpec::Pool(spec) => !matches!(spec.format, PoolFormat::Csv(_)),
+        }
+    }
+
+    /// Opens the source for a model that takes images like this: a source of images makes them by
+    /// the model's rule, whatever size it would give by itself.
     ///
     /// # Errors
-    /// [`SourceError`] naming the file, the line where there is one, and what to do.
-    pub fn open(&self) -> Result<Box<dyn SampleSource>, SourceError> {
+    /// As [`Self::open`].
+    pub fn open_for(
+        &self,
+        image: Option<&ImageInput>,
+    ) -> Result<Box<dyn SampleSource>, SourceError> {
         Ok(match &self.data {
             DataSpec::Post(spec) => {
                 Box::new(post::PostSource::new(spec.clone(), self.keep.clone()))
             }
             DataSpec::Hapt(spec) => Box::new(hapt::HaptSource::open(spec, self.keep.clone())?),
-            DataSpec::Pool(spec) => Box::new(pool::PoolSource::open(spec, self.keep.split)?),
+            DataSpec::Pool(spec) => {
+                Box::new(pool::PoolSource::open_for(spec, self.keep.split, image)?)
+            }
         })
+    }
+
+    /// Opens the source: reads and checks its tables, and for recordings the people's own rows.
+    ///
+    /// # Errors
+    /// [`SourceError`] naming the file, the line where there is one, and what to do.
+    pub fn open(&self) -> Result<Box<dyn SampleSource>, SourceError> {
+        self.open_for(None)
     }
 }

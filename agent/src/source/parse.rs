@@ -29,14 +29,17 @@ pub fn idx_pair(images: &[u8], labels: &[u8]) -> Result<Samples, SourceError> {
     idx::parse(images, labels)
 }
 
-/// A JPEG or PNG file, its middle square brought to `size` pixels.
+/// A JPEG or PNG file as `images:` gives it to a model without a rule of its own: the shorter side
+/// scaled to `size` pixels, the middle kept.
 ///
 /// # Shapes
 /// `[3, size, size]`, values from 0 to 1
 /// # Errors
 /// An [`std::io::Error`] that says what is wrong with the bytes.
 pub fn image(bytes: &[u8], size: u32) -> std::io::Result<Vec<f32>> {
-    folder::parse(bytes, size)
+    let to = folder::square(size)
+        .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e.to_string()))?;
+    folder::parse(bytes, &to)
 }
 
 /// A table of labelled readings, plain or compressed with gzip.

@@ -1,16 +1,20 @@
 //! What the node remembers: one SQLite file.
 //!
 //! Reading order: `sql/` (the tables, commented), [`phase`] (the only writer of tasks: one
-//! transaction per step), [`outbox`], [`view`] (what `status` shows).
+//! transaction per step), [`outbox`], [`aside`] (samples that wait for their class), [`view`] (what
+//! `status` shows).
 //!
 //! The file is in WAL mode with full syncs: what a function here has returned from survives a power
 //! cut. Only `status` opens it beside a running agent, and only to read.
 
+pub mod aside;
+mod checkup;
 pub mod outbox;
 pub mod phase;
 pub mod view;
 
 use std::{
+    cmp::Ordering,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -30,6 +34,7 @@ use crate::lock::DirLock;
 const SQL: &[M<'static>] = &[
     M::up(include_str!("sql/0001_node.sql")),
     M::up(include_str!("sql/0002_outbox.sql")),
+    M::up(include_str!("sql/0003_aside.sql")),
 ];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(SQL);
 
@@ -61,6 +66,17 @@ pub enum StoreError {
          directory"
     )]
     Newer {
+        /// The file.
+        path: PathBuf,
+        /// This agent's version.
+        version: &'static str,
+    },
+    /// An older agent wrote the file, and nobody has brought it up to date.
+    #[error(
+        "{path} was written by an older agent than {version}; it is brought up to date when this \
+         version's agent runs"
+    )]
+    Older {
         /// The file.
         path: PathBuf,
         /// This agent's version.
@@ -169,7 +185,7 @@ impl Store {
     /// Opens the file to look at it while an agent may be running; makes nothing.
     ///
     /// # Errors
-    /// [`StoreError`] when it is not there or cannot be read.
+    /// [`StoreError`] when it is not there, cannot be read, or is an older or a newer agent's.
     pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
         let fail = |source| StoreError::Sql {
             path: path.to_owned(),
@@ -178,10 +194,17 @@ impl Store {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sql = Connection::open_with_flags(path, flags).map_err(fail)?;
         sql.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
-        Ok(Self {
-            sql,
-            path: path.to_owned(),
-        })
+        let found: i64 = sql
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(fail)?;
+        let version = lamplight_proto::version::VERSION;
+        let path = path.to_owned();
+        // A number no agent writes is as unknown as a newer one.
+        match usize::try_from(found).map_or(Ordering::Greater, |f| f.cmp(&SQL.len())) {
+            Ordering::Less => Err(StoreError::Older { path, version }),
+            Ordering::Greater => Err(StoreError::Newer { path, version }),
+            Ordering::Equal => Ok(Self { sql, path }),
+        }
     }
 
     fn fail(&self, source: rusqlite::Error) -> StoreError {
@@ -368,5 +391,23 @@ mod tests {
         sql.pragma_update(None, "user_version", 99).expect("set");
         drop(sql);
         assert!(matches!(Store::open(&path), Err(StoreError::Newer { .. })));
+        let read = Store::open_to_read(&path);
+        assert!(matches!(read, Err(StoreError::Newer { .. })));
+    }
+
+    #[test]
+    fn an_older_file_is_brought_up_to_date_by_a_run_and_not_by_a_look() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("agent.db");
+        let mut sql = Connection::open(&path).expect("made");
+        Migrations::from_slice(&SQL[..1])
+            .to_latest(&mut sql)
+            .expect("the first tables");
+        drop(sql);
+        let read = Store::open_to_read(&path);
+        assert!(matches!(read, Err(StoreError::Older { .. })));
+        let store = Store::open(&path).expect("brought up to date");
+        assert_eq!(store.status(1).expect("read").phase, "idle");
+        Store::open_to_read(&path).expect("as new");
     }
 }

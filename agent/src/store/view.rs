@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension as _, Row, params, types::ValueRef};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, aside::AsideView};
 
 /// Everything `status` shows, as `--json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -30,6 +30,8 @@ pub struct Status {
     pub receipts: u64,
     /// Failures it has not heard of yet.
     pub undelivered: u64,
+    /// Samples that wait for a release with their class.
+    pub aside: Vec<AsideView>,
 }
 
 /// A task in the journal.
@@ -51,6 +53,8 @@ pub struct TaskView {
     pub ended_unix_ms: Option<i64>,
     /// Windows trained on.
     pub samples: Option<u64>,
+    /// Windows kept aside, because the base does not have their class.
+    pub samples_aside: Option<u64>,
     /// Wall time of training.
     pub training_seconds: Option<f64>,
     /// On the held-out windows, before.
@@ -99,7 +103,7 @@ fn receipt_view(envelope: &[u8]) -> Option<ReceiptView> {
 }
 
 /// SQLite's numbers are signed; none of ours is.
-fn whole(row: &Row<'_>, place: usize) -> rusqlite::Result<u64> {
+pub(super) fn whole(row: &Row<'_>, place: usize) -> rusqlite::Result<u64> {
     let n: i64 = row.get(place)?;
     u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(place, n))
 }
@@ -143,6 +147,7 @@ impl Store {
             versions: self.versions()?,
             receipts: count("SELECT count(*) FROM tasks WHERE receipt IS NOT NULL")?,
             undelivered: count("SELECT count(*) FROM outbox")?,
+            aside: self.aside()?,
         })
     }
 
@@ -152,7 +157,7 @@ impl Store {
             .prepare(
                 "SELECT round, model, base_version, outcome, reason, started_unix_ms,
                      ended_unix_ms, samples, training_seconds, before_accuracy, after_accuracy,
-                     delta_bytes, delta_digest, receipt
+                     delta_bytes, delta_digest, receipt, samples_aside
                  FROM tasks ORDER BY task DESC LIMIT ?1",
             )
             .map_err(|e| self.fail(e))?;
@@ -167,6 +172,7 @@ impl Store {
                     started_unix_ms: row.get(5)?,
                     ended_unix_ms: row.get(6)?,
                     samples: maybe(row, 7)?,
+                    samples_aside: maybe(row, 14)?,
                     training_seconds: row.get(8)?,
                     before_accuracy: row.get(9)?,
                     after_accuracy: row.get(10)?,

@@ -25,27 +25,38 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 /// A certificate authority, as `lamplight init` makes one.
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    /// What its server's certificate names.
+    hosts: Vec<String>,
+}
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        Self::naming(&["localhost", "127.0.0.1"])
+    }
+
+    /// One whose server is called by these names.
+    pub(crate) fn naming(hosts: &[&str]) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
+        Self {
+            issuer: CertifiedIssuer::self_signed(params, key).expect("an authority"),
+            hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+        }
     }
 
     pub(crate) fn der(&self) -> Vec<u8> {
-        self.0.der().to_vec()
+        self.issuer.der().to_vec()
     }
 
     fn server_config(&self) -> Arc<ServerConfig> {
         let key = KeyPair::generate().expect("a key");
-        let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let params = CertificateParams::new(hosts).expect("parameters");
-        let cert = params.signed_by(&key, &self.0).expect("a certificate");
+        let params = CertificateParams::new(self.hosts.clone()).expect("parameters");
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).expect("a root");
+        roots.add(self.issuer.der().clone()).expect("a root");
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
             .allow_unauthenticated()
             .build()
@@ -55,7 +66,7 @@ impl Authority {
             .expect("versions")
             .with_client_cert_verifier(clients)
             .with_single_cert(
-                vec![cert.der().clone(), self.0.der().clone()],
+                vec![cert.der().clone(), self.issuer.der().clone()],
                 key.serialize_der().try_into().expect("a key"),
             )
             .expect("a server's identity");
@@ -81,9 +92,12 @@ pub(crate) async fn serve(twin: Twin, authority: Arc<Authority>) -> SocketAddr {
         }
     });
     let edge = Edge { twin, authority };
+    // Serving, from the beginning.
+    let (_, health) = tonic_health::server::health_reporter();
     tokio::spawn(
         Server::builder()
             .layer(ServerVersions)
+            .add_service(health)
             .add_service(enrolment_server::EnrolmentServer::new(edge.clone()))
             .add_service(rounds_server::RoundsServer::new(edge.clone()))
             .add_service(models_server::ModelsServer::new(edge.clone()))
@@ -129,7 +143,7 @@ impl enrolment_server::Enrolment for Edge {
         let csr = CertificateSigningRequestParams::from_der(&csr)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let certificate = csr
-            .signed_by(&self.authority.0)
+            .signed_by(&self.authority.issuer)
             .map_err(|e| Status::internal(e.to_string()))?;
         let public: [u8; 32] = request.signing_key[..]
             .try_into()

@@ -1,5 +1,6 @@
 //! The agent as a process of its own, and its real link, over sockets and mutual TLS.
 
+mod doctor;
 mod edge;
 
 use std::{
@@ -62,6 +63,7 @@ fn base() -> Vec<u8> {
         channels: about.channels,
         sampling_rate_hz: about.sampling_rate_hz,
         classes: about.classes,
+        ..ModelInfo::default()
     };
     let model = Model::init(tcn(&config).expect("a graph"), info, 7).expect("a model");
     gguf::write(&model).expect("written")
@@ -162,6 +164,7 @@ async fn large_files_go_both_ways_in_chunks_and_from_any_offset() {
         after: None,
         training_seconds: 0.0,
         agent_version: "0".into(),
+        samples_aside: 0,
     };
     let manifest = Signed::seal(manifest, &key);
     let id = manifest.signed().payload_digest();

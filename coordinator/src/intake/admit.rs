@@ -164,16 +164,22 @@ pub(super) fn counter(node: &Node, m: &DeltaManifest) -> Result<(), Fault> {
             ),
         );
     }
-    if i64::try_from(m.counter).is_err() || i64::try_from(m.sample_count).is_err() {
-        return refuse(
+    let numbers = [
+        ("counter", m.counter),
+        ("sample count", m.sample_count),
+        ("count of samples aside", m.samples_aside),
+    ];
+    let too_large = numbers
+        .into_iter()
+        .find(|(_, n)| i64::try_from(*n).is_err());
+    match too_large {
+        None => Ok(()),
+        Some((what, n)) => refuse(
             Reason::Malformed,
             format!(
-                "counter {} or sample count {} is above the largest number kept, {}",
-                m.counter,
-                m.sample_count,
+                "the {what} is {n}, above the largest number kept, {}",
                 i64::MAX
             ),
-        );
+        ),
     }
-    Ok(())
 }

@@ -285,6 +285,7 @@ impl House {
             norm: inspected.norm_l2,
             counter: m.counter,
             sample_count: m.sample_count,
+            samples_aside: m.samples_aside,
             before: m.before,
             after: m.after,
             training_seconds: m.training_seconds,

@@ -66,8 +66,8 @@ pub enum BuildError {
         source: io::Error,
     },
     /// The deltas have no mean.
-    #[error(transparent)]
-    Aggregate(#[from] AggregateError),
+    #[error("{0}")]
+    Aggregate(Box<AggregateError>),
     /// A parameter cannot be read or made.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -77,6 +77,12 @@ pub enum BuildError {
     /// The new carry cannot be made.
     #[error("new carry: {0}")]
     Rounding(DeltaError),
+}
+
+impl From<AggregateError> for BuildError {
+    fn from(e: AggregateError) -> Self {
+        Self::Aggregate(Box::new(e))
+    }
 }
 
 /// Builds a release. Same inputs, same bytes, in whatever order the contributions come.
@@ -345,7 +351,7 @@ mod tests {
         );
         let e = build(&gguf(), None, Rule::FedAvg, Trainable::All, &[], ok).unwrap_err();
         assert!(
-            matches!(e, BuildError::Aggregate(AggregateError::Empty)),
+            matches!(&e, BuildError::Aggregate(e) if matches!(**e, AggregateError::Empty)),
             "{e}"
         );
         let gone = |_: &Contribution| -> io::Result<Cursor<Vec<u8>>> {

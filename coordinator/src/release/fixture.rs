@@ -167,6 +167,7 @@ impl State {
             after: None,
             training_seconds: 1.5,
             agent_version: "0.1.0".into(),
+            samples_aside: 0,
         }
     }
 

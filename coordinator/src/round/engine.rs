@@ -43,7 +43,10 @@ impl Engine {
 }
 
 fn not_found(id: RoundId) -> Refusal {
-    Refusal::new(Reason::NotFound, format!("there is no round {id}"))
+    Refusal::new(
+        Reason::NotFound,
+        format!("there is no round {id}; see: lamplight round list"),
+    )
 }
 
 impl House {

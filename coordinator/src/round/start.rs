@@ -37,7 +37,7 @@ impl House {
                 if digest != start.digest {
                     return Err(Refusal::new(
                         Reason::Conflict,
-                        format!("the idempotency key started task {task} with another request"),
+                        format!("the idempotency key started task {task} with another request; use another key"),
                     )
                     .into());
                 }
@@ -113,15 +113,36 @@ impl House {
         let samples = Samples::from_bytes(&self.blobs.read(digest)?)
             .map_err(|e| refuse(format!("evaluation samples {digest}: {e}")))?;
         let base = self.base(release.digest)?;
-        if samples.shape != base.input || samples.classes != base.classes {
+        if samples.shape != base.input {
             return Err(refuse(format!(
-                "evaluation samples have shape {:?} and classes {:?}, {model} wants {:?} and {:?}",
-                samples.shape, samples.classes, base.input, base.classes
+                "evaluation samples have shape {:?}, {model} version {} wants {:?}; name a source that \
+                 fits the model",
+                samples.shape, release.version, base.input
+            ))
+            .into());
+        }
+        // Whatever their order: labels are mapped by name. Samples of another class are not quietly
+        // left out as on a node: an accuracy over some of the samples would not compare.
+        let (samples, aside) = samples
+            .set_aside(&base.classes)
+            .map_err(|e| refuse(format!("evaluation samples {digest}: {e}")))?;
+        if let Some((class, count)) = aside.first_key_value() {
+            let others = match aside.len() {
+                1 => String::new(),
+                n => format!(" (and {} more classes)", n - 1),
+            };
+            return Err(refuse(format!(
+                "evaluation samples hold {count} of class `{class}`{others}, which {model} version \
+                 {} does not have; it has {}; leave them out",
+                release.version,
+                base.classes.join(", ")
             ))
             .into());
         }
         if samples.is_empty() {
-            return Err(refuse("there is no sample to evaluate on".into()).into());
+            let why =
+                "there is no sample to evaluate on; name a source with held-out samples, or none";
+            return Err(refuse(why.into()).into());
         }
         Ok(())
     }

@@ -70,13 +70,15 @@ impl From<BuildError> for Stuck {
     fn from(e: BuildError) -> Self {
         use AggregateError as A;
         let disk = match &e {
-            BuildError::Open { source, .. } | BuildError::Aggregate(A::Io { source, .. }) => {
-                Some(source.kind())
-            }
-            BuildError::Aggregate(A::Delta {
-                source: DeltaError::Io { .. },
-                ..
-            }) => Some(io::ErrorKind::Other),
+            BuildError::Open { source, .. } => Some(source.kind()),
+            BuildError::Aggregate(e) => match &**e {
+                A::Io { source, .. } => Some(source.kind()),
+                A::Delta {
+                    source: DeltaError::Io { .. },
+                    ..
+                } => Some(io::ErrorKind::Other),
+                _ => None,
+            },
             _ => None,
         };
         match disk {
@@ -246,6 +248,8 @@ impl House {
                     Samples::from_bytes(&self.blobs.read(digest)?).map_err(|e| never(&e))?;
                 let model =
                     gguf::read(&self.blobs.read(step.built.digest)?).map_err(|e| never(&e))?;
+                let samples =
+                    (samples.in_classes_of(&model.info.classes)).map_err(|e| never(&e))?;
                 let lane = CpuLane::new(self.config.threads);
                 let found = evaluate(&model, &samples, &lane).map_err(|e| never(&e))?;
                 if !found.loss.is_finite() {

@@ -4,6 +4,7 @@
 //! says and never judge it: [`StoreError`] means the store broke, refusals are the callers'.
 //! Everything here blocks and runs off the async threads.
 
+pub mod checkup;
 pub mod history;
 pub mod nodes;
 pub mod participants;
@@ -26,10 +27,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use lamplight_proto::ids::{Deployment, Digest, UnixMillis};
 
 /// Numbered migrations; a released one is never edited.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_tasks.sql"),
     include_str!("migrations/0003_nodes.sql"),
+    include_str!("migrations/0004_aside.sql"),
 ];
 
 /// How long a statement waits for another process' lock.

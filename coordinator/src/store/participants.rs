@@ -72,6 +72,8 @@ pub struct Delta {
     pub counter: u64,
     /// Samples trained on.
     pub sample_count: u64,
+    /// Samples of classes that the base does not have.
+    pub samples_aside: u64,
     /// On the node's held-out samples, before.
     pub before: Option<Metrics>,
     /// On the node's held-out samples, after.
@@ -109,7 +111,8 @@ pub struct Participant {
 
 const SELECT: &str = "SELECT p.round, p.node, n.name, p.lease, p.state, p.reason, p.model_bytes,
     p.clip_factor, p.manifest_digest, p.delta_digest, p.delta_bytes, p.delta_norm, p.counter,
-    p.sample_count, p.before, p.after, p.training_seconds, p.accepted_unix_ms, p.receipt
+    p.sample_count, p.before, p.after, p.training_seconds, p.accepted_unix_ms, p.receipt,
+    p.samples_aside
     FROM participants p JOIN nodes n ON n.id = p.node";
 
 fn read(r: &rusqlite::Row<'_>) -> Result<Participant, StoreError> {
@@ -129,6 +132,7 @@ fn read(r: &rusqlite::Row<'_>) -> Result<Participant, StoreError> {
                 norm: r.get(11)?,
                 counter: unsigned("participants.counter", r.get(12)?)?,
                 sample_count: unsigned("participants.sample_count", r.get(13)?)?,
+                samples_aside: unsigned("participants.samples_aside", r.get(19)?)?,
                 before: before
                     .map(|t| from_json("participants.before", &t))
                     .transpose()?,
@@ -307,7 +311,7 @@ pub fn accept(
         "UPDATE participants SET state = 'accepted', reason = '', manifest_digest = ?3,
              delta_digest = ?4, delta_bytes = ?5, delta_norm = ?6, counter = ?7, sample_count = ?8,
              before = ?9, after = ?10, training_seconds = ?11, accepted_unix_ms = ?12,
-             receipt = ?13
+             receipt = ?13, samples_aside = ?14
          WHERE round = ?1 AND node = ?2",
         params![
             signed("participants.round", round.0)?,
@@ -322,7 +326,8 @@ pub fn accept(
             json(d.after)?,
             d.training_seconds,
             d.accepted.0,
-            d.receipt
+            d.receipt,
+            signed("participants.samples_aside", d.samples_aside)?
         ],
     )?;
     Ok(())

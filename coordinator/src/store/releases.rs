@@ -117,6 +117,20 @@ pub fn models(c: &Connection) -> Result<Vec<ModelRow>, StoreError> {
     )
 }
 
+/// Class names of a model's newest pushed release, in logit order; none for a model without.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn classes(c: &Connection, model: &ModelName) -> Result<Vec<String>, StoreError> {
+    let text = first(
+        c,
+        "SELECT classes FROM models WHERE name = ?1",
+        [model.as_str()],
+        |r| Ok(r.get::<_, String>(0)?),
+    )?;
+    text.map_or(Ok(Vec::new()), |t| from_json("models.classes", &t))
+}
+
 /// Keeps a release.
 ///
 /// # Errors

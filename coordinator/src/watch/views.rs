@@ -57,6 +57,7 @@ fn participant(p: Participant, live: Option<&Progress>) -> wire::ParticipantView
         view.before = d.before.map(Into::into);
         view.after = d.after.map(Into::into);
         view.sample_count = d.sample_count;
+        view.samples_aside = d.samples_aside;
         view.delta_bytes = d.bytes;
         view.delta_digest = d.digest.to_string();
         view.delta_norm = d.norm;
@@ -164,8 +165,12 @@ impl House {
     /// Refuses one that does not exist.
     pub fn view_round(&self, id: RoundId) -> Result<wire::RoundView, Fault> {
         let (row, tally, members) = self.store.read(|c| {
-            let row = rounds::find(c, id)?
-                .ok_or_else(|| Refusal::new(Reason::NotFound, format!("there is no round {id}")))?;
+            let row = rounds::find(c, id)?.ok_or_else(|| {
+                Refusal::new(
+                    Reason::NotFound,
+                    format!("there is no round {id}; see: lamplight round list"),
+                )
+            })?;
             let tally = participants::tally(c, id)?;
             Ok::<_, Fault>((row, tally, participants::of_round(c, id)?))
         })?;

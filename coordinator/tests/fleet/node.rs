@@ -196,6 +196,7 @@ impl Node {
             after: Some(metrics(0.8)),
             training_seconds: 1.5,
             agent_version: "0.1.0".into(),
+            samples_aside: 0,
         };
         Made { file, manifest }
     }

@@ -23,6 +23,7 @@ pub(crate) fn model(seed: u64) -> Model {
         channels: vec![],
         sampling_rate_hz: Some(50.0),
         classes: vec!["quiet".into(), "loud".into()],
+        ..ModelInfo::default()
     };
     Model::init(tcn(&config).unwrap(), info, seed).unwrap()
 }

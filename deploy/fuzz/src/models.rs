@@ -103,6 +103,7 @@ fn execute(graph: Graph, checked: &Checked) {
         channels: Vec::new(),
         sampling_rate_hz: None,
         classes: (0..classes).map(|c| format!("class {c}")).collect(),
+        ..ModelInfo::default()
     };
     let samples = samples_for(checked, &info.classes);
     let Ok(model) = Model::init(graph, info, 1) else {

@@ -5,7 +5,11 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Subcommand;
 use lamplight_agent::source::SourceSpec;
-use lamplight_models::{model::Model, quant::gguf};
+use lamplight_models::{
+    image::{ImageInput, Resize},
+    model::{Channel, Model, layout},
+    quant::gguf,
+};
 use lamplight_proto::{ids::Digest, ids::ModelName, keys, wire};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -23,8 +27,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lamplight model pretrain --source \
         'builtin:post?post=cloud' --out post.gguf")]
     Pretrain(Pretrain),
-    /// Show a model file: layers, shapes, parameters, cost, what goes in and comes out
-    #[command(after_help = "Example:\n  lamplight model show post.gguf")]
+    /// Show a model file: what goes in and comes out, layers, shapes, parameters, cost
+    #[command(after_help = "Example:\n  lamplight model show post.gguf\n\n\
+        docs/model-file.md tells what each line means.")]
     Show(Show),
     /// Upload a model file and make it the next release
     #[command(after_help = "Example:\n  lamplight model push post.gguf --model post")]
@@ -99,21 +104,109 @@ struct Layer {
     training_flop: u64,
 }
 
+/// One channel of the input; the same for all where the file names none.
+#[derive(Serialize, JsonSchema)]
+struct ShownChannel {
+    name: Option<String>,
+    unit: Option<String>,
+    /// In the unit; subtracted first.
+    mean: f32,
+    /// In the unit; divided by.
+    std: f32,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownImage {
+    /// none, shortest-side or stretch.
+    resize: &'static str,
+    /// Length of the shorter side after scaling, pixels.
+    resize_side: Option<u32>,
+    /// Height and width of the middle that is kept, pixels.
+    crop: [usize; 2],
+    /// What bytes become, before mean and deviation.
+    range: &'static str,
+    #[serde(skip)]
+    words: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownInput {
+    name: String,
+    /// Of one sample.
+    shape: Vec<usize>,
+    layout: &'static str,
+    dtype: &'static str,
+    channels: Vec<ShownChannel>,
+    sampling_rate_hz: Option<f64>,
+    image: Option<ShownImage>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownOutput {
+    name: String,
+    /// In the order of the logits.
+    classes: Vec<String>,
+}
+
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Shown {
     digest: Digest,
     bytes: usize,
     architecture: String,
-    input: Vec<usize>,
-    channels: Vec<String>,
-    sampling_rate_hz: Option<f64>,
-    classes: Vec<String>,
+    /// 0 for a file from before descriptions.
+    description_version: u32,
+    input: ShownInput,
+    output: ShownOutput,
     parameters: usize,
     /// Per sample.
     forward_flop: u64,
     /// Per sample: forward and both gradients.
     training_flop: u64,
     layers: Vec<Layer>,
+}
+
+fn shown_image(input: &ImageInput) -> ShownImage {
+    let rule = input.rule();
+    let [_, height, width] = input.shape();
+    ShownImage {
+        resize: rule.resize.word(),
+        resize_side: match rule.resize {
+            Resize::ShortestSide(side) => Some(side),
+            Resize::None | Resize::Stretch => None,
+        },
+        crop: [height, width],
+        range: rule.range.word(),
+        words: rule.to_string(),
+    }
+}
+
+fn shown_input(model: &Model) -> anyhow::Result<ShownInput> {
+    let info = &model.info;
+    let shape = model.graph.input.clone();
+    let channels = (info.input_mean.iter().zip(&info.input_std).enumerate())
+        .map(|(i, (&mean, &std))| {
+            let channel = info
+                .channels
+                .get(i)
+                .map(|c| Channel::parse(c))
+                .transpose()?;
+            Ok(ShownChannel {
+                name: channel.map(|c| c.name.to_owned()),
+                unit: channel.and_then(|c| c.unit).map(str::to_owned),
+                mean,
+                std,
+            })
+        })
+        .collect::<anyhow::Result<_>>()?;
+    Ok(ShownInput {
+        name: info.input_name.clone(),
+        layout: layout(&shape),
+        dtype: "f32",
+        channels,
+        sampling_rate_hz: info.sampling_rate_hz,
+        image: model.image_input()?.as_ref().map(shown_image),
+        shape,
+    })
 }
 
 fn describe(model: &Model, file: &[u8]) -> anyhow::Result<Shown> {
@@ -146,10 +239,12 @@ fn describe(model: &Model, file: &[u8]) -> anyhow::Result<Shown> {
         digest: Digest::of(file),
         bytes: file.len(),
         architecture: model.info.architecture.clone(),
-        input: graph.input.clone(),
-        channels: model.info.channels.clone(),
-        sampling_rate_hz: model.info.sampling_rate_hz,
-        classes: model.info.classes.clone(),
+        description_version: model.info.description_version,
+        input: shown_input(model)?,
+        output: ShownOutput {
+            name: model.info.output_name.clone(),
+            classes: model.info.classes.clone(),
+        },
         parameters: layers.iter().map(|l| l.parameters).sum(),
         // A hostile file may claim any cost.
         forward_flop: total(|l| l.forward_flop),
@@ -186,22 +281,52 @@ fn details(s: &Shown) -> String {
             count(l.training_flop),
         ]);
     }
-    let rate = s
-        .sampling_rate_hz
-        .map_or_else(String::new, |hz| format!(" at {hz} Hz"));
-    format!(
-        "{} ({}), digest {}\ninput    {}{rate}: {}\nclasses  {}\n\
-         {} parameters; per sample {} FLOP forward, {} to train\n{table}",
-        s.architecture,
-        output::bytes(s.bytes as u64),
-        s.digest,
-        shape(&s.input),
-        s.channels.join(", "),
-        s.classes.join(", "),
+    let mut channels = output::table(["channel", "unit", "mean", "deviation"]);
+    for (i, c) in s.input.channels.iter().enumerate() {
+        channels.add_row([
+            c.name.clone().unwrap_or_else(|| i.to_string()),
+            c.unit.clone().unwrap_or_default(),
+            c.mean.to_string(),
+            c.std.to_string(),
+        ]);
+    }
+    output::right_from(&mut channels, 2);
+    let rate = s.input.sampling_rate_hz;
+    let mut lines = vec![
+        format!(
+            "{} ({}), digest {}",
+            s.architecture,
+            output::bytes(s.bytes as u64),
+            s.digest
+        ),
+        format!(
+            "input    {}: {} ({}, {}){}",
+            s.input.name,
+            shape(&s.input.shape),
+            s.input.layout,
+            s.input.dtype,
+            rate.map_or_else(String::new, |hz| format!(" at {hz} Hz")),
+        ),
+    ];
+    if let Some(image) = &s.input.image {
+        lines.push(format!("images   {}", image.words));
+    }
+    lines.push(format!(
+        "output   {}: one for each of {} classes",
+        s.output.name,
+        s.output.classes.len()
+    ));
+    lines.push(format!("classes  {}", s.output.classes.join(", ")));
+    if s.description_version == 0 {
+        lines.push("written before files had descriptions: names are defaults".to_owned());
+    }
+    lines.push(format!(
+        "{} parameters; per sample {} FLOP forward, {} to train",
         count(s.parameters as u64),
         count(s.forward_flop),
         count(s.training_flop),
-    )
+    ));
+    format!("{}\n\n{channels}\n\n{table}", lines.join("\n"))
 }
 
 fn read(file: &PathBuf) -> anyhow::Result<(Vec<u8>, Model)> {

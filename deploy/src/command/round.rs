@@ -335,7 +335,7 @@ fn listing(rounds: &[view::Round]) -> String {
 
 fn details(round: &view::Round) -> String {
     let mut table = output::table([
-        "node", "name", "state", "samples", "before", "after", "delta", "norm", "seconds",
+        "node", "name", "state", "samples", "aside", "before", "after", "delta", "norm", "seconds",
     ]);
     for p in &round.participants {
         let state = if p.reason.is_empty() {
@@ -348,6 +348,7 @@ fn details(round: &view::Round) -> String {
             p.name.clone(),
             state,
             p.sample_count.to_string(),
+            p.samples_aside.to_string(),
             accuracy(p.before.as_ref()),
             accuracy(p.after.as_ref()),
             output::bytes(p.delta_bytes),

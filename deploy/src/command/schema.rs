@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+use lamplight_proto::{
+    doctor::Report,
+    settings::{Setting, Verdict},
+};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 
 use super::{context, model, node, round, shell, task};
@@ -32,7 +36,11 @@ fn of<T: JsonSchema>() -> Schema {
 type Make = fn() -> Schema;
 
 /// Every command with `--json`, and what it prints.
-pub(crate) const TABLE: [(&str, Make); 35] = [
+pub(crate) const TABLE: [(&str, Make); 43] = [
+    ("agent config check", of::<Verdict>),
+    ("agent config example", of::<Vec<Setting>>),
+    ("agent config print", of::<Vec<Setting>>),
+    ("agent doctor", of::<Report>),
     ("agent enrol", of::<lamplight_agent::cli::Introduction>),
     ("agent run", of::<lamplight_agent::cli::Introduction>),
     ("agent status", of::<lamplight_agent::store::view::Status>),
@@ -41,6 +49,10 @@ pub(crate) const TABLE: [(&str, Make); 35] = [
     ("context remove", of::<context::Named>),
     ("context show", of::<context::Named>),
     ("context use", of::<context::Named>),
+    ("coordinator config check", of::<Verdict>),
+    ("coordinator config example", of::<Vec<Setting>>),
+    ("coordinator config print", of::<Vec<Setting>>),
+    ("coordinator doctor", of::<Report>),
     ("coordinator init", of::<lamplight_coordinator::cli::Made>),
     ("coordinator run", of::<lamplight_coordinator::cli::Serving>),
     ("demo", of::<demo::report::Report>),

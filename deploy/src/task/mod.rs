@@ -15,6 +15,7 @@ pub(crate) mod file;
 use std::time::Duration;
 
 use lamplight_agent::source::SourceSpec;
+use lamplight_models::image::ImageInput;
 use lamplight_proto::{
     budget::Budget,
     ids::{Label, ModelName, NodeId, UnixMillis},
@@ -73,14 +74,14 @@ pub(crate) enum Evaluation {
 }
 
 impl Evaluation {
-    /// The samples, as a blob.
-    pub(crate) fn read(self) -> anyhow::Result<Option<Vec<u8>>> {
+    /// The samples, as a blob, for a model that takes images like this.
+    pub(crate) fn read(self, image: Option<&ImageInput>) -> anyhow::Result<Option<Vec<u8>>> {
         use anyhow::Context as _;
         Ok(match self {
             Self::None => None,
             Self::Samples(blob) => Some(blob),
             Self::Source(spec) => {
-                let samples = spec.open()?.held_out()?;
+                let samples = spec.open_for(image)?.held_out()?;
                 Some(samples.to_bytes().context("evaluation samples")?)
             }
         })
@@ -93,7 +94,11 @@ pub(crate) async fn start(
     task: TaskRequest,
 ) -> anyhow::Result<wire::StartRoundsReply> {
     let evaluation = task.evaluation;
-    let evaluation = tokio::task::spawn_blocking(|| evaluation.read()).await??;
+    let image = match &evaluation {
+        Evaluation::Source(spec) if spec.has_images() => operator.image_input(&task.model).await?,
+        _ => None,
+    };
+    let evaluation = tokio::task::spawn_blocking(move || evaluation.read(image.as_ref())).await??;
     let evaluation_digest = match evaluation {
         Some(blob) => operator.put_blob(blob.into(), None).await?.to_bytes(),
         None => Default::default(),
@@ -118,5 +123,5 @@ pub(crate) async fn start(
         codec: task.codec.to_string(),
         name: task.name.map(|n| n.to_string()).unwrap_or_default(),
     };
-    Ok(operator.start(request).await?)
+    operator.start(request).await
 }

@@ -86,13 +86,14 @@ impl Checker<'_> {
                     return Err(format!("{at}: {value} is none of {says}"));
                 }
             }
+            // Bounds are of numbers; whether it is one, `type` says.
             "minimum" => {
-                if value.as_f64() < says.as_f64() {
+                if value.is_number() && value.as_f64() < says.as_f64() {
                     return Err(format!("{at}: {value} is below {says}"));
                 }
             }
             "maximum" => {
-                if value.as_f64() > says.as_f64() {
+                if value.is_number() && value.as_f64() > says.as_f64() {
                     return Err(format!("{at}: {value} is above {says}"));
                 }
             }

@@ -95,6 +95,7 @@ mod tests {
             channels: Vec::new(),
             sampling_rate_hz: None,
             classes: (0..10).map(|c| c.to_string()).collect(),
+            ..ModelInfo::default()
         }
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use crate::kernel::layout::to_channels_last_normalised;
-use crate::model::ModelInfo;
+use crate::model::{Channel, ModelInfo};
 use crate::samples::Samples;
 
 /// Random changes to raw samples while training; each sample draws its own. Default: none.
@@ -28,11 +28,11 @@ pub struct Augment {
 
 impl Augment {
     /// Rotations of up to `degrees`, for every channel triple named `…_x`, `…_y`, `…_z` (units may
-    /// follow after a space): such triples share their sensor's frame and turn together.
+    /// follow in brackets): such triples share their sensor's frame and turn together.
     #[must_use]
     pub fn rotating(degrees: f32, channels: &[String]) -> Self {
         let stem = |i: usize, axis: &str| {
-            let name = channels[i].split_whitespace().next().unwrap_or_default();
+            let name = Channel::parse(&channels[i]).ok()?.name;
             name.strip_suffix(axis)
         };
         let rotate_triples = (0..channels.len().saturating_sub(2))

@@ -94,6 +94,7 @@ pub(crate) fn model(graph: Graph) -> Model {
             channels: Vec::new(),
             sampling_rate_hz: None,
             classes: (0..CLASSES).map(|c| format!("c{c}")).collect(),
+            ..ModelInfo::default()
         },
     }
 }

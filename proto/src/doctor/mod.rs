@@ -17,12 +17,13 @@ pub mod files;
 mod machine;
 pub mod reach;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use machine::{Machine, ThisMachine};
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// As it should be.
@@ -34,7 +35,7 @@ pub enum State {
 }
 
 /// What one check found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Finding {
     /// Which check, one word or two.
     pub check: &'static str,
@@ -82,7 +83,7 @@ impl Finding {
 }
 
 /// All findings, as `--json` prints them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Report {
     /// Whether there is no fault; warnings are allowed.
     pub healthy: bool,

@@ -132,7 +132,8 @@ fn tls_trouble(e: &io::Error, address: &Address) -> (String, String) {
     use rustls::{CertificateError as Bad, Error as Tls};
     let inner = e.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
     match inner {
-        Some(Tls::InvalidCertificate(Bad::UnknownIssuer)) => (
+        // Two authorities of one name differ by their keys alone.
+        Some(Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => (
             format!("{address} shows a certificate of another authority than this fleet's"),
             "see that the address is this fleet's, or enrol with a token of the fleet that is there"
                 .to_owned(),

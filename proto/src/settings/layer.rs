@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, fmt::Display, fs, io::Read as _, path::Path};
 
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -28,9 +29,8 @@ pub struct Variables {
 /// Settings from all layers, not yet checked.
 #[derive(Debug, Clone)]
 pub struct Document {
-    root: Table,
-    /// The file, or nothing.
-    origin: Place,
+    /// Always a table; its place is the file, or nothing.
+    root: Entry,
     /// Prefix of environment variables, e.g. `LAMPLIGHT_AGENT`.
     prefix: Option<&'static str>,
     /// Flags, as `(key, flag)`.
@@ -38,14 +38,43 @@ pub struct Document {
 }
 
 /// One key as `config print` shows it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Setting {
     /// The whole key, e.g. `training.threads`.
     pub key: String,
     /// Its value; null where there is none.
     pub value: serde_json::Value,
-    /// Where the value comes from.
+    /// Where the value comes from: `FILE:LINE:COLUMN`, a variable, a flag, or `default`.
+    #[schemars(with = "String")]
     pub from: Place,
+}
+
+/// What `config check` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Verdict {
+    /// Whether `run` can begin with it.
+    pub good: bool,
+    /// Keys that somebody set.
+    pub set: usize,
+    /// Keys there are.
+    pub keys: usize,
+    /// What is wrong, where, and what to do; absent where all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+impl Verdict {
+    /// About settings that are good, or the fault they have.
+    #[must_use]
+    pub fn of(read: Result<&[Setting], &SettingsError>) -> Self {
+        let all = read.unwrap_or_default();
+        Self {
+            good: read.is_ok(),
+            set: all.iter().filter(|s| s.from != Place::Default).count(),
+            keys: all.len(),
+            fault: read.err().map(ToString::to_string),
+        }
+    }
 }
 
 impl Document {
@@ -53,8 +82,7 @@ impl Document {
     #[must_use]
     pub fn empty() -> Self {
         Self {
-            root: Table::new(),
-            origin: Place::NoFile,
+            root: whole(Table::default(), Place::NoFile),
             prefix: None,
             flags: &[],
         }
@@ -70,8 +98,7 @@ impl Document {
             return Err(too_large(origin, bytes));
         }
         Ok(Self {
-            root: from_toml(text, origin)?,
-            origin: Place::File(origin.into()),
+            root: whole(from_toml(text, origin)?, Place::File(origin.into())),
             ..Self::empty()
         })
     }
@@ -175,25 +202,20 @@ impl Document {
 
     /// Sets a key. An error is the part of it that is no table, and where it stands.
     fn put(&mut self, key: &str, text: String, place: Place) -> Result<(), (String, Place)> {
-        let mut table = &mut self.root;
-        let mut parts = key.split('.').peekable();
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                let value = Value::Outside(text);
-                let key = place.clone();
-                table.insert(part.to_owned(), Entry { key, place, value });
-                break;
-            }
-            let entry = table.entry(part.to_owned()).or_insert_with(|| Entry {
-                key: place.clone(),
-                place: place.clone(),
-                value: Value::Table(Table::new()),
-            });
-            match &mut entry.value {
-                Value::Table(inner) => table = inner,
-                _ => return Err((part.to_owned(), entry.place.clone())),
-            }
+        let mut entry = &mut self.root;
+        let mut above = "";
+        for part in key.split('.') {
+            let Value::Table(table) = &mut entry.value else {
+                return Err((above.to_owned(), entry.place.clone()));
+            };
+            entry = table.entry(part, || whole(Table::default(), place.clone()));
+            above = part;
         }
+        *entry = Entry {
+            key: place.clone(),
+            place,
+            value: Value::Outside(text),
+        };
         Ok(())
     }
 
@@ -202,21 +224,16 @@ impl Document {
     /// # Errors
     /// [`SettingsError`]: the first fault, in the order of the file's lines.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, SettingsError> {
-        let root = Entry {
-            key: self.origin.clone(),
-            place: self.origin.clone(),
-            value: Value::Table(self.root.clone()),
-        };
         let reader = Reader {
-            entry: &root,
+            entry: &self.root,
             trail: &Trail::ROOT,
         };
         T::deserialize(reader).map_err(|fault| self.told(fault))
     }
 
     fn told(&self, fault: Fault) -> SettingsError {
-        let place = fault.place.unwrap_or_else(|| self.origin.clone());
-        let key = fault.key.unwrap_or_default();
+        let place = fault.place.unwrap_or_else(|| self.root.place.clone());
+        let key = plain(&fault.key.unwrap_or_default());
         match fault.kind {
             Kind::Value(fault) => SettingsError::Value { place, key, fault },
             Kind::Missing => SettingsError::Missing {
@@ -256,7 +273,7 @@ impl Document {
     /// How a missing key can be given.
     fn remedy(&self, key: &str) -> String {
         let mut ways = Vec::new();
-        if self.origin == Place::NoFile {
+        if self.root.place == Place::NoFile {
             ways.push("write it into a file and give --config".to_owned());
         } else {
             ways.push("write it there".to_owned());
@@ -282,25 +299,23 @@ impl Document {
     }
 
     fn find(&self, key: &str) -> Option<&Entry> {
-        let mut table = &self.root;
-        let mut found = None;
+        let mut entry = &self.root;
         for part in key.split('.') {
             let (name, indices) = part.split_once('[').unwrap_or((part, ""));
-            let mut entry = table.get(name)?;
+            let Value::Table(table) = &entry.value else {
+                // A value of a variable has no parts that stand elsewhere.
+                return Some(entry);
+            };
+            entry = table.get(name)?;
             for index in indices.split(['[', ']']).filter(|i| !i.is_empty()) {
                 let Value::List(list) = &entry.value else {
-                    // `a,b` of a variable: its elements stand where all stands.
+                    // `a,b` of a variable, likewise.
                     return Some(entry);
                 };
                 entry = list.get(index.parse::<usize>().ok()?)?;
             }
-            found = Some(entry);
-            match &entry.value {
-                Value::Table(inner) => table = inner,
-                _ => break,
-            }
         }
-        found
+        Some(entry)
     }
 
     /// An error about a key whose value turned out to be unfit; `fault` goes on after the key, e.g. `is
@@ -316,7 +331,7 @@ impl Document {
             }
             match at.rsplit_once('.') {
                 Some((table, _)) => at = table,
-                None => break self.origin.clone(),
+                None => break self.root.place.clone(),
             }
         };
         SettingsError::Value {
@@ -330,7 +345,7 @@ impl Document {
     #[must_use]
     pub fn missing(&self, key: &str) -> SettingsError {
         SettingsError::Missing {
-            place: self.origin.clone(),
+            place: self.root.place.clone(),
             key: key.to_owned(),
             remedy: self.remedy(key),
         }
@@ -362,6 +377,21 @@ impl Document {
             self.explain_into(&key, value, out);
         }
     }
+}
+
+/// A table as a whole.
+fn whole(table: Table, place: Place) -> Entry {
+    Entry {
+        key: place.clone(),
+        place,
+        value: Value::Table(table),
+    }
+}
+
+/// Keys in messages are short and on one line, whatever a file holds.
+fn plain(key: &str) -> String {
+    let cut = key.chars().take(200);
+    cut.map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Whether Kubernetes makes variables that end so, for every service that runs beside.

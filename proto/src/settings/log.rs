@@ -41,6 +41,16 @@ impl Default for Log {
 }
 
 impl Log {
+    /// For commands that read no configuration: `filter`, unless [`LOG_VARIABLE`] says otherwise.
+    #[must_use]
+    pub fn usual(filter: &str) -> Self {
+        let said = std::env::var(LOG_VARIABLE).ok().filter(|f| !f.is_empty());
+        Self {
+            filter: said.unwrap_or_else(|| filter.to_owned()),
+            format: LogFormat::Text,
+        }
+    }
+
     /// Checks the filter.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 pub use error::{Place, SettingsError, nearest};
-pub use layer::{Document, Setting, Variables, to_toml};
+pub use layer::{Document, Setting, Variables, Verdict, to_toml};
 pub use log::{LOG_VARIABLE, Log, LogFormat};
 
 /// Largest file of settings that is read, in bytes: a thousand times what anybody writes.

@@ -244,7 +244,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Keys in the order in which they stand, so that the first fault of a file is told first.
     fn pairs(table: &Table) -> Vec<(&str, &Entry)> {
-        let mut pairs: Vec<(&str, &Entry)> = table.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        let mut pairs: Vec<(&str, &Entry)> = table.iter().collect();
         pairs.sort_by_key(|(_, entry)| match entry.key {
             Place::Line { line, column, .. } => (line, column),
             _ => (usize::MAX, 0),

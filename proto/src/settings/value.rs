@@ -1,13 +1,41 @@
 //! The tree of settings: values that know where they stand.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use toml::{Spanned, de::DeTable, de::DeValue};
 
 use super::error::{Place, SettingsError};
 
-/// A table's keys.
-pub(super) type Table = BTreeMap<String, Entry>;
+/// A table's keys, each once. A list, because most tables hold a few keys and a hostile file of a
+/// thousand nested ones must not cost a tree's node each.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table(Vec<(String, Entry)>);
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.0.iter().map(|(key, entry)| (key.as_str(), entry))
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+        self.iter().find(|(k, _)| *k == key).map(|(_, entry)| entry)
+    }
+
+    /// The entry of `key`, put there by `make` when there is none.
+    pub(super) fn entry(&mut self, key: &str, make: impl FnOnce() -> Entry) -> &mut Entry {
+        let place = match self.0.iter().position(|(k, _)| k == key) {
+            Some(place) => place,
+            None => {
+                self.0.push((key.to_owned(), make()));
+                self.0.len() - 1
+            }
+        };
+        &mut self.0[place].1
+    }
+}
 
 /// A value and where it was given.
 #[derive(Debug, Clone)]
@@ -76,7 +104,7 @@ pub(super) fn from_toml(text: &str, path: &Path) -> Result<Table, SettingsError>
 }
 
 fn table(from: DeTable<'_>, path: &str, lines: &Lines<'_>) -> Result<Table, SettingsError> {
-    let mut out = Table::new();
+    let mut out = Vec::with_capacity(from.len());
     for (key, value) in from {
         let place = lines.place(key.span().start);
         let key = key.into_inner().into_owned();
@@ -86,9 +114,9 @@ fn table(from: DeTable<'_>, path: &str, lines: &Lines<'_>) -> Result<Table, Sett
             format!("{path}.{key}")
         };
         let entry = entry(value, place, &whole, lines)?;
-        out.insert(key, entry);
+        out.push((key, entry));
     }
-    Ok(out)
+    Ok(Table(out))
 }
 
 fn entry(

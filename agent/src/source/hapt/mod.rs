@@ -254,6 +254,7 @@ impl SampleSource for HaptSource {
         SourceInfo {
             channels: CHANNELS.iter().map(ToString::to_string).collect(),
             sampling_rate_hz: Some(SAMPLING_RATE_HZ),
+            image: None,
             window: vec![CHANNELS.len(), LENGTH],
             classes: CLASSES.iter().map(ToString::to_string).collect(),
             origin: self.origin.clone(),

@@ -1,17 +1,21 @@
 //! A folder per class, each with JPEG or PNG files.
 //!
-//! Images are brought to one size the way classifiers are usually evaluated: the middle square is
-//! scaled to `size`. A photograph that says which side is up is turned upright.
+//! Images are brought to one size by a model's rule ([`lamplight_models::image`]), or, where a model
+//! has none, the way classifiers are usually evaluated: the shorter side is scaled to `size`, and the
+//! middle is kept. A photograph that says which side is up is turned upright first.
 
 use std::fs;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 
-use image::imageops::{self, FilterType};
-use image::{DynamicImage, GenericImageView as _, ImageDecoder as _, ImageFormat, ImageReader};
+use image::metadata::Orientation;
+use image::{
+    DynamicImage, GenericImageView as _, ImageDecoder as _, ImageFormat, ImageReader, Pixel as _,
+};
 use lamplight_models::graph::Shape;
+use lamplight_models::image::{ImageError, ImageInput, ImageRule, ValueRange};
 
-use super::{MAX_SAMPLES, Pool, Set, rgb, unit};
+use super::{MAX_SAMPLES, Pool, Set, colors};
 use crate::source::SourceError;
 
 const REMEDY: &str =
@@ -29,7 +33,7 @@ const LEAST_BYTES: u64 = 1 << 10;
 #[derive(Debug)]
 pub(super) struct Folder {
     files: Vec<PathBuf>,
-    size: u32,
+    image: ImageInput,
     channels: Vec<String>,
     shape: Shape,
     classes: Vec<String>,
@@ -38,7 +42,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Lists the images. Where `dir` has folders `train` and `test` (or `val`), these are the sets.
-    pub(super) fn open(dir: &Path, set: Set, size: u32) -> Result<Self, SourceError> {
+    pub(super) fn open(dir: &Path, set: Set, image: ImageInput) -> Result<Self, SourceError> {
         let sets = ["train", "test", "val"].map(|name| dir.join(name));
         let root = match set {
             _ if !sets[0].is_dir() => match set {
@@ -62,9 +66,9 @@ impl Folder {
         }
         let mut pool = Self {
             files: Vec::new(),
-            size,
-            channels: rgb(),
-            shape: vec![3, size as usize, size as usize],
+            channels: colors(&image),
+            shape: image.shape().to_vec(),
+            image,
             classes: Vec::new(),
             labels: Vec::new(),
         };
@@ -119,7 +123,7 @@ fn is_image(file: &Path) -> bool {
 }
 
 /// Reads and decodes one image.
-fn read(file: &Path, size: u32) -> Result<Vec<f32>, SourceError> {
+fn read(file: &Path, to: &ImageInput) -> Result<Vec<f32>, SourceError> {
     let failed = |cause| SourceError::Read {
         file: file.to_owned(),
         cause,
@@ -134,18 +138,25 @@ fn read(file: &Path, size: u32) -> Result<Vec<f32>, SourceError> {
         });
     }
     let bytes = fs::read(file).map_err(failed)?;
-    parse(&bytes, size).map_err(failed)
+    parse(&bytes, to).map_err(failed)
 }
 
-/// Decodes a JPEG or PNG file and brings it to one size.
+/// The rule for a model that has none: squares of this side, values from 0 to 1.
+pub(in crate::source) fn square(size: u32) -> Result<ImageInput, ImageError> {
+    let side = size as usize;
+    let rule = ImageRule::of_size(side, side, ValueRange::Unit);
+    ImageInput::new(rule, &[3, side, side])
+}
+
+/// Decodes a JPEG or PNG file and makes an input of it.
 ///
 /// What the file claims is checked against its length before memory is taken for it.
 ///
 /// # Shapes
-/// `[3, size, size]`, values from 0 to 1
+/// `to.shape()`, in its rule's range
 /// # Errors
 /// An [`io::Error`] that says what is wrong with the bytes.
-pub(in crate::source) fn parse(bytes: &[u8], size: u32) -> io::Result<Vec<f32>> {
+pub(in crate::source) fn parse(bytes: &[u8], to: &ImageInput) -> io::Result<Vec<f32>> {
     let wrong = |fault: String| io::Error::new(io::ErrorKind::InvalidData, fault);
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let jpeg = reader.format() == Some(ImageFormat::Jpeg);
@@ -167,25 +178,47 @@ pub(in crate::source) fn parse(bytes: &[u8], size: u32) -> io::Result<Vec<f32>> 
     }
     let upright = decoder.orientation().map_err(|e| wrong(e.to_string()))?;
     let image = DynamicImage::from_decoder(decoder).map_err(|e| wrong(e.to_string()))?;
-    let mut image = DynamicImage::ImageRgba8(square(&image, size));
-    image.apply_orientation(upright);
-    let mut x = Vec::with_capacity(3 * (size * size) as usize);
-    for channel in 0..3 {
-        x.extend(image.pixels().map(|(_, _, p)| unit(p.0[channel])));
-    }
-    Ok(x)
+    upright_input(&image, upright, to).map_err(|e| wrong(e.to_string()))
 }
 
-/// Scales the middle square to `size`. Never makes the long side of a sliver longer.
-fn square(image: &DynamicImage, size: u32) -> image::RgbaImage {
-    let side = image.width().min(image.height());
-    let (x, y) = ((image.width() - side) / 2, (image.height() - side) / 2);
-    let middle = imageops::crop_imm(image, x, y, side, side);
-    if side == size {
-        middle.to_image()
+/// Turns an image upright and makes an input of it, without a second image in memory.
+fn upright_input(
+    image: &DynamicImage,
+    upright: Orientation,
+    to: &ImageInput,
+) -> Result<Vec<f32>, ImageError> {
+    use Orientation as O;
+    let (width, height) = image.dimensions();
+    let turned = matches!(
+        upright,
+        O::Rotate90 | O::Rotate270 | O::Rotate90FlipH | O::Rotate270FlipH
+    );
+    let (w, h) = if turned {
+        (height, width)
     } else {
-        imageops::resize(&*middle, size, size, FilterType::Triangle)
-    }
+        (width, height)
+    };
+    let grey = to.shape()[0] == 1;
+    to.apply_with(h as usize, w as usize, |row, column| {
+        // Below the sides, which are u32.
+        let (row, column) = (row as u32, column as u32);
+        let (x, y) = match upright {
+            O::NoTransforms => (column, row),
+            O::FlipHorizontal => (width - 1 - column, row),
+            O::FlipVertical => (column, height - 1 - row),
+            O::Rotate180 => (width - 1 - column, height - 1 - row),
+            O::Rotate90 => (row, height - 1 - column),
+            O::Rotate270 => (width - 1 - row, column),
+            O::Rotate90FlipH => (row, column),
+            O::Rotate270FlipH => (width - 1 - row, height - 1 - column),
+        };
+        let pixel = image.get_pixel(x, y);
+        if grey {
+            [pixel.to_luma().0[0]; 3]
+        } else {
+            pixel.to_rgb().0
+        }
+    })
 }
 
 impl Pool for Folder {
@@ -208,7 +241,7 @@ impl Pool for Folder {
     fn read(&self, places: &[usize]) -> Result<Vec<f32>, SourceError> {
         let mut x = Vec::new();
         for &place in places {
-            x.extend(read(&self.files[place], self.size)?);
+            x.extend(read(&self.files[place], &self.image)?);
         }
         Ok(x)
     }
@@ -217,26 +250,50 @@ impl Pool for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lamplight_models::image::Resize;
+
+    fn input(resize: Resize, shape: [usize; 3]) -> ImageInput {
+        let range = ValueRange::Byte;
+        ImageInput::new(ImageRule { resize, range }, &shape).expect("a rule")
+    }
 
     #[test]
-    fn the_middle_square_is_scaled_and_kept() {
+    fn the_shorter_side_is_scaled_and_the_middle_kept() {
         // Left third red, middle green, right blue: the middle square is green.
         let wide = image::RgbImage::from_fn(300, 100, |x, _| match x / 100 {
             0 => image::Rgb([255, 0, 0]),
             1 => image::Rgb([0, 255, 0]),
             _ => image::Rgb([0, 0, 255]),
         });
-        let small = square(&DynamicImage::ImageRgb8(wide), 10);
-        assert_eq!(small.dimensions(), (10, 10));
-        assert_eq!(*small.get_pixel(5, 5), image::Rgba([0, 255, 0, 255]));
-        assert_eq!(*small.get_pixel(0, 5), image::Rgba([0, 255, 0, 255]));
+        let to = input(Resize::ShortestSide(10), [3, 10, 10]);
+        let wide = DynamicImage::ImageRgb8(wide);
+        let small = upright_input(&wide, Orientation::NoTransforms, &to).expect("fits");
+        let at = |channel: usize, x: usize| small[channel * 100 + 55 - 5 + x].round();
+        assert_eq!([0, 1, 2].map(|c| at(c, 5)), [0.0, 255.0, 0.0]);
+        assert!(at(1, 1) > 250.0);
+        // Grey, by what each color gives to brightness.
+        let to = input(Resize::ShortestSide(10), [1, 10, 10]);
+        let grey = upright_input(&wide, Orientation::NoTransforms, &to).expect("fits");
+        assert_eq!(
+            grey[55].round(),
+            f32::from(image::Rgb([0, 255, 0]).to_luma().0[0])
+        );
     }
 
     #[test]
-    fn every_shape_becomes_the_square_asked_for() {
-        for (w, h) in [(1, 1), (1, 7), (33, 32), (32, 32), (5, 64)] {
-            let image = DynamicImage::new_rgb8(w, h);
-            assert_eq!(square(&image, 32).dimensions(), (32, 32), "{w} x {h}");
+    fn an_image_is_turned_upright_whichever_way_it_lies() {
+        let lying = image::RgbImage::from_fn(3, 2, |x, y| image::Rgb([(x * 10 + y) as u8; 3]));
+        let lying = DynamicImage::ImageRgb8(lying);
+        for exif in 1..=8 {
+            let upright = Orientation::from_exif(exif).expect("1 to 8");
+            let mut want = lying.clone();
+            want.apply_orientation(upright);
+            let (width, height) = want.dimensions();
+            let to = input(Resize::None, [1, height as usize, width as usize]);
+            let got = upright_input(&lying, upright, &to).expect("fits");
+            let want = want.to_luma8();
+            let want: Vec<f32> = want.pixels().map(|p| f32::from(p.0[0])).collect();
+            assert_eq!(got, want, "orientation {exif}");
         }
     }
 }

@@ -7,6 +7,9 @@
 //!         └───────────────> share ───────────┴──> first 70 % of a class | rest ──┴──> Samples
 //! ```
 //!
+//! Images are made as the model at hand wants them: folders decode theirs by its rule ([`folder`]),
+//! images that have one size already are scaled where the rule asks for it ([`remake`]).
+//!
 //! Labels are read once; values are decoded for the samples of this part only, so a node that holds
 //! a twentieth of a data set pays for a twentieth.
 
@@ -15,11 +18,16 @@ pub(super) mod csv;
 pub(super) mod folder;
 pub(super) mod idx;
 mod records;
+mod remake;
 mod share;
 
 use std::fmt::Debug;
 
-use lamplight_models::{graph::Shape, samples::Samples};
+use lamplight_models::{
+    graph::Shape,
+    image::{ImageError, ImageInput, ImageRule},
+    samples::Samples,
+};
 
 pub use share::{Part, Share};
 
@@ -84,24 +92,62 @@ trait Pool: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct PoolSource {
     pool: Box<dyn Pool>,
+    /// What describes the images, where the pool has images.
+    rule: Option<ImageRule>,
+    /// What is made of every image the pool reads; `None` where it stays as it is.
+    remade: Option<ImageInput>,
     origin: String,
     train: Vec<usize>,
     held_out: Vec<usize>,
 }
 
 impl PoolSource {
-    /// Reads the labels and finds this part's samples.
+    /// Opens the source for no model in particular.
+    ///
+    /// # Errors
+    /// As [`Self::open_for`].
+    pub fn open(spec: &PoolSpec, split: Split) -> Result<Self, SourceError> {
+        Self::open_for(spec, split, None)
+    }
+
+    /// Reads the labels and finds this part's samples, for a model that takes images as `wanted`.
     ///
     /// # Errors
     /// [`SourceError`]: a file is missing, malformed or too large, a class unknown, or the samples
     /// cannot be parted as asked.
-    pub fn open(spec: &PoolSpec, split: Split) -> Result<Self, SourceError> {
+    pub fn open_for(
+        spec: &PoolSpec,
+        split: Split,
+        wanted: Option<&ImageInput>,
+    ) -> Result<Self, SourceError> {
         let dir = std::path::Path::new(&spec.path);
+        let unfit = |fault: ImageError| SourceError::Images {
+            path: dir.to_owned(),
+            fault,
+        };
+        let mut rule = None;
         let pool: Box<dyn Pool> = match &spec.format {
             PoolFormat::Cifar10 => Box::new(cifar::Cifar::open(dir, spec.set)?),
             PoolFormat::Idx => Box::new(idx::Idx::open(dir, spec.set)?),
-            PoolFormat::Images { size } => Box::new(folder::Folder::open(dir, spec.set, *size)?),
+            PoolFormat::Images { size } => {
+                let image = match wanted {
+                    Some(wanted) => *wanted,
+                    None => folder::square(*size).map_err(unfit)?,
+                };
+                rule = Some(image.rule());
+                Box::new(folder::Folder::open(dir, spec.set, image)?)
+            }
             PoolFormat::Csv(table) => Box::new(csv::Csv::open(dir, table, spec.share.is_parted())?),
+        };
+        let mut remade = None;
+        if matches!(spec.format, PoolFormat::Cifar10 | PoolFormat::Idx)
+            && let Some(plan) = remake::plan(pool.shape(), wanted).map_err(unfit)?
+        {
+            (rule, remade) = (Some(plan.rule), plan.to);
+        }
+        let values = match &remade {
+            Some(to) => to.shape().iter().product(),
+            None => pool.shape().iter().product::<usize>(),
         };
         let labels = pool.labels();
         let classes = pool.classes();
@@ -116,7 +162,7 @@ impl PoolSource {
             }
             places.retain(|&p| kept.contains(&classes[labels[p] as usize]));
         }
-        let bytes = places.len() as u64 * 4 * pool.shape().iter().product::<usize>() as u64;
+        let bytes = places.len() as u64 * 4 * values as u64;
         if bytes > MAX_PART_BYTES {
             return Err(SourceError::TooLarge {
                 file: dir.to_owned(),
@@ -139,6 +185,8 @@ impl PoolSource {
         Ok(Self {
             origin: format!("{} samples of {}", labels.len(), spec.path),
             pool,
+            rule,
+            remade,
             train,
             held_out,
         })
@@ -150,10 +198,26 @@ impl PoolSource {
         (self.train.len(), self.held_out.len())
     }
 
+    /// Shape of one sample.
+    fn shape(&self) -> Shape {
+        match &self.remade {
+            Some(to) => to.shape().to_vec(),
+            None => self.pool.shape().clone(),
+        }
+    }
+
     fn samples(&self, places: &[usize]) -> Result<Samples, SourceError> {
+        let own = self.pool.shape();
+        let mut x = self.pool.read(places)?;
+        if let Some(to) = &self.remade {
+            x = remake::remake(&x, own, to).map_err(|fault| SourceError::Images {
+                path: self.origin.clone().into(),
+                fault,
+            })?;
+        }
         Ok(Samples {
-            shape: self.pool.shape().clone(),
-            x: self.pool.read(places)?,
+            shape: self.shape(),
+            x,
             y: places.iter().map(|&p| self.pool.labels()[p]).collect(),
             classes: self.pool.classes().to_vec(),
         })
@@ -175,9 +239,13 @@ fn part(places: &[usize], labels: &[u32], classes: usize) -> (Vec<usize>, Vec<us
 impl SampleSource for PoolSource {
     fn describe(&self) -> SourceInfo {
         SourceInfo {
-            channels: self.pool.channels().to_vec(),
+            channels: match &self.remade {
+                Some(to) => colors(to),
+                None => self.pool.channels().to_vec(),
+            },
             sampling_rate_hz: self.pool.sampling_rate_hz(),
-            window: self.pool.shape().clone(),
+            image: self.rule,
+            window: self.shape(),
             classes: self.pool.classes().to_vec(),
             origin: self.origin.clone(),
             simulated: false,
@@ -193,7 +261,17 @@ impl SampleSource for PoolSource {
     }
 }
 
-/// Channels of a color image.
+/// Channels of images that a rule made.
+fn colors(image: &ImageInput) -> Vec<String> {
+    let names: &[&str] = match image.shape()[0] {
+        1 => &["intensity"],
+        _ => &["red", "green", "blue"],
+    };
+    let range = image.rule().range.word();
+    names.iter().map(|c| format!("{c} [{range}]")).collect()
+}
+
+/// Channels of a color image with values from 0 to 1.
 fn rgb() -> Vec<String> {
     ["red", "green", "blue"]
         .map(|c| format!("{c} [0-1]"))

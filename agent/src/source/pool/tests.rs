@@ -2,6 +2,11 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 
+use lamplight_models::image::{ImageInput, ImageRule, ValueRange};
+use lamplight_models::model::{Model, ModelInfo};
+use lamplight_models::zoo::{Norm, resnet20};
+
+use crate::learn::{Misfit, fit};
 use crate::source::real_data::real_data;
 use crate::source::{SampleSource, SourceError, SourceSpec};
 
@@ -187,6 +192,78 @@ fn a_folder_per_class_is_a_pool_and_a_bomb_is_none() {
         .to_string();
     assert!(
         e.contains("30000 x 30000") && e.contains("car/0.png"),
+        "{e}"
+    );
+}
+
+#[test]
+fn images_are_made_as_the_model_at_hand_wants_them() {
+    let dir = tempfile::tempdir().expect("dir");
+    let folder = dir.path().join("photos/bike");
+    std::fs::create_dir_all(&folder).expect("made");
+    // Red on the left, blue on the right; the middle half is 64 of 128 columns.
+    let image = image::RgbImage::from_fn(128, 64, |x, _| match x {
+        0..64 => image::Rgb([200, 0, 0]),
+        _ => image::Rgb([0, 0, 100]),
+    });
+    for i in 0..4 {
+        image.save(folder.join(format!("{i}.png"))).expect("saved");
+    }
+    cifar(dir.path());
+    let info = ModelInfo {
+        architecture: "resnet20".into(),
+        input_mean: vec![0.0; 3],
+        input_std: vec![1.0; 3],
+        channels: ["red", "green", "blue"]
+            .map(|c| format!("{c} [0-255]"))
+            .into(),
+        image: Some(ImageRule::of_size(32, 32, ValueRange::Byte)),
+        classes: vec!["bike".into(), "car".into()],
+        ..ModelInfo::default()
+    };
+    let mut model =
+        Model::init(resnet20(2, Norm::Batch).expect("a graph"), info, 1).expect("a model");
+    let wanted = model.image_input().expect("a rule");
+
+    // By itself the source makes others, which are refused by name.
+    let photos: SourceSpec = format!("images:{}?size=16", dir.path().join("photos").display())
+        .parse()
+        .expect("a source");
+    let misfit = |source: &dyn SampleSource| fit::check(&model, &source.describe());
+    let alone = photos.open().expect("opened");
+    assert!(matches!(misfit(&*alone), Err(Misfit::Window { .. })));
+    let source = photos.open_for(wanted.as_ref()).expect("opened");
+    misfit(&*source).expect("fits");
+    let samples = source.train().expect("read");
+    assert_eq!(samples.shape, [3, 32, 32]);
+    let at = |channel: usize, column: usize| samples.sample(0)[(channel * 32 + 9) * 32 + column];
+    assert_eq!((at(0, 0), at(2, 0)), (200.0, 0.0));
+    assert_eq!((at(0, 31), at(2, 31)), (0.0, 100.0));
+
+    // Images of one size, too.
+    let planes: SourceSpec = format!("cifar10:{}", dir.path().display())
+        .parse()
+        .expect("a source");
+    let alone = planes.open().expect("opened");
+    assert!(matches!(misfit(&*alone), Err(Misfit::Channel { .. })));
+    let source = planes.open_for(wanted.as_ref()).expect("opened");
+    misfit(&*source).expect("fits");
+    let (bytes, unit) = (source.train().expect("read"), alone.train().expect("read"));
+    assert!(bytes.x.iter().zip(&unit.x).all(|(b, u)| b / 255.0 == *u));
+    // As large as the model wants them.
+    let rule = ImageRule::of_size(48, 48, ValueRange::Unit);
+    let larger = ImageInput::new(rule, &[3, 48, 48]).expect("a rule");
+    let source = planes.open_for(Some(&larger)).expect("opened");
+    assert_eq!(source.describe().window, [3, 48, 48]);
+    assert_eq!(source.held_out().expect("read").shape, [3, 48, 48]);
+
+    // A source that went its own way is told so.
+    model.info.channels.clear();
+    let alone = planes.open().expect("opened");
+    let e = fit::check(&model, &alone.describe()).expect_err("another range");
+    assert!(
+        e.to_string()
+            .contains("values 0-255; the source makes them"),
         "{e}"
     );
 }

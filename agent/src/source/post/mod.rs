@@ -128,6 +128,7 @@ impl SampleSource for PostSource {
         SourceInfo {
             channels: CHANNELS.iter().map(ToString::to_string).collect(),
             sampling_rate_hz: Some(parameters::SAMPLING_RATE_HZ),
+            image: None,
             window: vec![CHANNELS.len(), parameters::WINDOW],
             classes: CLASSES.iter().map(ToString::to_string).collect(),
             origin: format!(

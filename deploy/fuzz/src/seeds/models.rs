@@ -57,6 +57,7 @@ fn info(architecture: &str, channels: usize, classes: usize) -> ModelInfo {
         channels: (0..channels).map(|c| format!("acc_{c} [g]")).collect(),
         sampling_rate_hz: Some(50.0),
         classes: (0..classes).map(|c| format!("class {c}")).collect(),
+        ..ModelInfo::default()
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) fn manifest() -> DeltaManifest {
         shape: shape.into(),
     };
     DeltaManifest {
+        samples_aside: 0,
         deployment: deployment(),
         round: RoundId(3),
         window: 0,

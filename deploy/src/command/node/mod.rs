@@ -95,7 +95,7 @@ pub(crate) struct List {
     #[arg(long = "tag", value_name = "KEY[=VALUE]")]
     tags: Vec<Wanted>,
     /// Only nodes in this state (may be repeated)
-    #[arg(long = "state", value_enum)]
+    #[arg(long = "state", value_enum, value_name = "STATE")]
     states: Vec<State>,
     #[command(flatten)]
     connection: Connection,

@@ -3,18 +3,13 @@
 //! # The file
 //!
 //! Standard keys: `general.architecture` = `lamplight`, `general.name`, `general.alignment`,
-//! `general.file_type`, `general.quantization_version`. Ours:
+//! `general.file_type`, `general.quantization_version`. Ours begin with `lamplight.`: format version,
+//! architecture, graph (JSON of [`crate::graph::Graph`]), the true shape of every tensor, and the
+//! description of input and output ([`crate::model::ModelInfo`]). `docs/model-file.md` lists every
+//! key with its type, unit and meaning; a test holds it to what [`write()`] writes.
 //!
-//! | key | type | meaning |
-//! |---|---|---|
-//! | `lamplight.format_version` | u32 | 1 |
-//! | `lamplight.architecture` | string | e.g. `tcn` |
-//! | `lamplight.graph` | string | JSON of [`crate::graph::Graph`] |
-//! | `lamplight.input.mean`, `.std` | f32 array | raw input's normalisation, per channel |
-//! | `lamplight.input.channels` | string array | names with units; may be empty |
-//! | `lamplight.sampling_rate_hz` | f64 | optional |
-//! | `lamplight.classes` | string array | in logit order |
-//! | `lamplight.shape.<tensor>` | u64 array | true shape, outermost dimension first |
+//! Files from before descriptions lack `lamplight.description_version` and what came with it. They
+//! are read with defaults, and written again without these keys.
 //!
 //! A weight of shape `[O, ...]` is stored as `O` rows of the other dimensions' product, padded with
 //! zeros to a multiple of 32. Tensors lie in the order of their names without gaps, padded to 32
@@ -66,8 +61,39 @@ const KEY_STD: &str = "lamplight.input.std";
 const KEY_CHANNELS: &str = "lamplight.input.channels";
 const KEY_RATE: &str = "lamplight.sampling_rate_hz";
 const KEY_CLASSES: &str = "lamplight.classes";
+const KEY_DESCRIPTION: &str = "lamplight.description_version";
+const KEY_INPUT_NAME: &str = "lamplight.input.name";
+const KEY_INPUT_SHAPE: &str = "lamplight.input.shape";
+const KEY_LAYOUT: &str = "lamplight.input.layout";
+const KEY_DTYPE: &str = "lamplight.input.dtype";
+const KEY_OUTPUT_NAME: &str = "lamplight.output.name";
+const KEY_RESIZE: &str = "lamplight.image.resize";
+const KEY_RESIZE_SIDE: &str = "lamplight.image.resize_side";
+const KEY_FILTER: &str = "lamplight.image.filter";
+const KEY_CROP: &str = "lamplight.image.crop";
+const KEY_RANGE: &str = "lamplight.image.range";
+/// Keys that came with descriptions: none of them is in a file from before.
+const DESCRIBED: [&str; 10] = [
+    KEY_INPUT_NAME,
+    KEY_INPUT_SHAPE,
+    KEY_LAYOUT,
+    KEY_DTYPE,
+    KEY_OUTPUT_NAME,
+    KEY_RESIZE,
+    KEY_RESIZE_SIDE,
+    KEY_FILTER,
+    KEY_CROP,
+    KEY_RANGE,
+];
 /// Before a tensor's name: its true shape.
 const KEY_SHAPE: &str = "lamplight.shape.";
+
+/// What raw input values are, before normalisation: the only type there is.
+const DTYPE_F32: &str = "f32";
+/// The only filter images are scaled with; see [`crate::image`].
+const FILTER_BILINEAR: &str = "bilinear";
+/// The only part of a scaled image that is kept.
+const CROP_CENTER: &str = "center";
 
 /// ggml's code of F32 tensors.
 const TYPE_F32: u32 = 0;
@@ -158,6 +184,26 @@ pub enum GgufError {
         key: String,
         /// What it must be.
         want: String,
+    },
+    /// A key holds a word that this program does not know.
+    #[error(
+        "metadata `{key}` is {got:?}, this program knows {known}; update it if the file is newer"
+    )]
+    Unknown {
+        /// The key.
+        key: &'static str,
+        /// The word found, cut to a printable length.
+        got: String,
+        /// The words known.
+        known: &'static str,
+    },
+    /// A key that cannot be there beside what other keys say.
+    #[error("metadata `{key}` is there, but {why}")]
+    OutOfPlace {
+        /// The key.
+        key: &'static str,
+        /// Why it cannot be.
+        why: &'static str,
     },
     /// The graph is not valid JSON of a graph, or holds numbers JSON cannot.
     #[error("metadata `lamplight.graph`: {0}")]

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ALIGNMENT, CONTAINER_VERSION, FORMAT_VERSION, GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE,
-    GENERAL_FILE_TYPE, GENERAL_NAME, GENERAL_QUANTIZATION, GgufError, KEY_ARCHITECTURE,
-    KEY_CHANNELS, KEY_CLASSES, KEY_GRAPH, KEY_MEAN, KEY_RATE, KEY_SHAPE, KEY_STD, KEY_VERSION,
-    MAGIC, Stored, TYPE_Q8_0, value_type,
+    ALIGNMENT, CONTAINER_VERSION, CROP_CENTER, DTYPE_F32, FILTER_BILINEAR, FORMAT_VERSION,
+    GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE, GENERAL_NAME, GENERAL_QUANTIZATION,
+    GgufError, KEY_ARCHITECTURE, KEY_CHANNELS, KEY_CLASSES, KEY_CROP, KEY_DESCRIPTION, KEY_DTYPE,
+    KEY_FILTER, KEY_GRAPH, KEY_INPUT_NAME, KEY_INPUT_SHAPE, KEY_LAYOUT, KEY_MEAN, KEY_OUTPUT_NAME,
+    KEY_RANGE, KEY_RATE, KEY_RESIZE, KEY_RESIZE_SIDE, KEY_SHAPE, KEY_STD, KEY_VERSION, MAGIC,
+    Stored, TYPE_Q8_0, value_type,
 };
 use crate::graph::Graph;
-use crate::model::{Model, ModelError, values};
+use crate::image::Resize;
+use crate::model::{Model, ModelError, layout, values};
 use crate::ops::ParamSpec;
 use crate::quant::q8_0;
 
@@ -105,10 +108,26 @@ fn metadata(
         value.extend(rate.to_le_bytes());
         put(KEY_RATE, value);
     }
+    if info.description_version > 0 {
+        let input = &model.graph.input;
+        put(KEY_DESCRIPTION, u32_value(info.description_version));
+        put(KEY_INPUT_NAME, text_value(&info.input_name));
+        put(KEY_INPUT_SHAPE, shape_value(input));
+        put(KEY_LAYOUT, text_value(layout(input)));
+        put(KEY_DTYPE, text_value(DTYPE_F32));
+        put(KEY_OUTPUT_NAME, text_value(&info.output_name));
+    }
+    if let Some(rule) = info.image {
+        put(KEY_RESIZE, text_value(rule.resize.word()));
+        if let Resize::ShortestSide(side) = rule.resize {
+            put(KEY_RESIZE_SIDE, u32_value(side));
+        }
+        put(KEY_FILTER, text_value(FILTER_BILINEAR));
+        put(KEY_CROP, text_value(CROP_CENTER));
+        put(KEY_RANGE, text_value(rule.range.word()));
+    }
     for (name, spec) in roles {
-        let shape = spec.shape.iter().flat_map(|&d| (d as u64).to_le_bytes());
-        let value = array_value(value_type::U64, spec.shape.len(), shape);
-        put(&format!("{KEY_SHAPE}{name}"), value);
+        put(&format!("{KEY_SHAPE}{name}"), shape_value(&spec.shape));
     }
     Ok(map)
 }
@@ -152,6 +171,11 @@ fn array_value(code: u32, count: usize, bytes: impl IntoIterator<Item = u8>) -> 
     out.extend((count as u64).to_le_bytes());
     out.extend(bytes);
     out
+}
+
+fn shape_value(shape: &[usize]) -> Vec<u8> {
+    let bytes = shape.iter().flat_map(|&d| (d as u64).to_le_bytes());
+    array_value(value_type::U64, shape.len(), bytes)
 }
 
 fn f32s_value(values: &[f32]) -> Vec<u8> {

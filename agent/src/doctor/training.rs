@@ -1,0 +1,254 @@
+//! What training needs: model files, room, memory, a device.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use lamplight_models::{
+    lane::{self, LaneKind},
+    model::Model,
+    ops::NormMode,
+    quant::gguf,
+    train::{Augment, Footprint, OptimizerConfig, Schedule, TrainConfig, Trainable},
+};
+use lamplight_proto::{
+    doctor::{Finding, Machine, bytes, disk},
+    ids::Digest,
+};
+
+use super::data::Data;
+use crate::{
+    dir::NodeDir,
+    limits::Limits,
+    power::{Meter, POWERCAP},
+    settings::Training,
+};
+
+/// Samples in a batch, where no task has said yet: the usual number.
+const BATCH: usize = 32;
+
+/// What is kept free where no model is known yet.
+const UNKNOWN_ROOM: u64 = 64 << 20;
+
+/// The newest model here that is whole.
+#[derive(Debug)]
+pub(super) struct Newest {
+    /// Bytes of the file.
+    file: u64,
+    model: Model,
+}
+
+impl Newest {
+    /// Two model files, a checkpoint (weights and moments) written beside the one before it, a delta.
+    fn room(&self) -> u64 {
+        2 * self.file + 4 * self.model.parameter_count() as u64 * (3 * 2 + 1)
+    }
+
+    /// Bytes that training holds, by the very count that a task's budget is judged by.
+    fn memory(&self, data: &Data) -> Result<u64, String> {
+        let lane = lane::open(LaneKind::Cpu, 1).map_err(|e| e.to_string())?;
+        let usual = TrainConfig {
+            epochs: 1,
+            batch: BATCH,
+            // Both moments: the most any optimizer holds.
+            optimizer: OptimizerConfig::AdamW {
+                learning_rate: 1e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.0,
+            },
+            clip_norm: None,
+            schedule: Schedule::default(),
+            trainable: Trainable::default(),
+            norm_mode: NormMode::default(),
+            augment: Augment::default(),
+            seed: 0,
+        };
+        Footprint::of(&self.model, &usual, &lane, &data.train, &data.held_out)
+            .map(|footprint| footprint.total())
+            .map_err(|e| e.to_string())
+    }
+}
+
+fn read(path: &Path, file: &[u8]) -> Result<Newest, String> {
+    let name = path
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .unwrap_or_default();
+    let found = Digest::of(file);
+    if found.to_string() != name {
+        return Err(format!(
+            "{} is damaged: its SHA-256 is {found}",
+            path.display()
+        ));
+    }
+    let unusable = |e: String| format!("{}: {e}", path.display());
+    let model = gguf::read(file).map_err(|e| unusable(e.to_string()))?;
+    Ok(Newest {
+        file: file.len() as u64,
+        model,
+    })
+}
+
+/// The model files that are here, newest first.
+fn kept(dir: &NodeDir) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir.root().join("models")) else {
+        return Vec::new();
+    };
+    let mut found: Vec<(SystemTime, PathBuf)> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let is_model = path.extension().is_some_and(|e| e == "gguf");
+            is_model.then_some((fs::metadata(&path).ok()?.modified().ok()?, path))
+        })
+        .collect();
+    found.sort();
+    found.into_iter().rev().map(|(_, path)| path).collect()
+}
+
+/// Whether the model files are what their names say; what the newest good one needs.
+pub(super) fn models(dir: &NodeDir) -> (Vec<Finding>, Option<Newest>) {
+    const CHECK: &str = "model files";
+    let mut findings = Vec::new();
+    let mut newest = None;
+    let files = kept(dir);
+    for path in &files {
+        let found = fs::read(path)
+            .map_err(|e| format!("{} cannot be read: {e}", path.display()))
+            .and_then(|file| read(path, &file));
+        match found {
+            Ok(found) => newest = newest.or(Some(found)),
+            Err(says) => findings.push(Finding::warning(
+                CHECK,
+                says,
+                "nothing: it is pulled again before it is used; if it happens again, replace the disk",
+            )),
+        }
+    }
+    if findings.is_empty() {
+        let says = match files.len() {
+            0 => "none has been pulled yet".to_owned(),
+            n => format!("{n} are here and hold what their names say"),
+        };
+        findings.push(Finding::ok(CHECK, says));
+    }
+    (findings, newest)
+}
+
+/// Whether the disk has room for a task.
+pub(super) fn room(machine: &dyn Machine, dir: &Path, model: Option<&Newest>) -> Finding {
+    match model {
+        Some(newest) => disk::space(machine, dir, newest.room(), "the newest model's next task"),
+        None => disk::space(machine, dir, UNKNOWN_ROOM, "a model and its task"),
+    }
+}
+
+/// Whether training fits into the budget, and the budget into the machine.
+pub(super) fn memory(
+    machine: &dyn Machine,
+    limits: &Limits,
+    newest: Option<&Newest>,
+    data: Option<&Data>,
+) -> Finding {
+    const CHECK: &str = "memory";
+    let available = match machine.available_memory() {
+        Ok(available) => available,
+        Err(e) => {
+            let says = format!("this machine does not tell how much is available: {e}");
+            return Finding::warning(CHECK, says, "see with the system's own tools");
+        }
+    };
+    let budget = limits.budget.memory_bytes;
+    let has = format!("{} are available", bytes(available));
+    if let Some(budget) = budget.filter(|budget| *budget > available) {
+        return Finding::fault(
+            CHECK,
+            format!("limits.memory_mib allows {}, but only {has}", bytes(budget)),
+            "lower limits.memory_mib, or end other programs",
+        );
+    }
+    let whose = match budget {
+        Some(budget) => format!("limits.memory_mib allows {}, {has}", bytes(budget)),
+        None => format!("{has}, no budget is set"),
+    };
+    let need = match (newest, data) {
+        (Some(newest), Some(data)) => newest.memory(data),
+        (None, _) => return Finding::ok(CHECK, format!("{whose}; no model has been pulled yet")),
+        (_, None) => {
+            return Finding::ok(CHECK, format!("{whose}; without data nothing is trained"));
+        }
+    };
+    let need = match need {
+        Ok(need) => need,
+        Err(e) => {
+            let says = format!("{whose}; the newest model's need cannot be found: {e}");
+            return Finding::warning(
+                CHECK,
+                says,
+                "see with `lamplight model show` what it takes in",
+            );
+        }
+    };
+    let says = format!(
+        "the newest model needs {} to train on this data (batches of {BATCH}); {whose}",
+        bytes(need)
+    );
+    if need > budget.unwrap_or(available) {
+        Finding::fault(
+            CHECK,
+            says,
+            "raise limits.memory_mib if the machine has more, or ask for tasks with smaller batches",
+        )
+    } else {
+        Finding::ok(CHECK, says)
+    }
+}
+
+/// Whether a limit of energy can be kept.
+pub(super) fn energy(limits: &Limits) -> Option<Finding> {
+    const CHECK: &str = "energy";
+    let joules = limits.budget.energy_joules?;
+    let meter = Meter::open(Path::new(POWERCAP), limits.assumed_power_watts);
+    Some(if meter.is_some() {
+        Finding::ok(
+            CHECK,
+            format!("limits.energy_joules is {joules}, and it can be measured"),
+        )
+    } else {
+        Finding::fault(
+            CHECK,
+            format!("limits.energy_joules is {joules}, but nothing here measures energy"),
+            "set limits.assumed_power_watts to what the machine draws, or let the agent read \
+             /sys/class/powercap",
+        )
+    })
+}
+
+/// Whether the device that is configured can be used.
+pub(super) fn device(machine: &dyn Machine, training: &Training) -> Finding {
+    const CHECK: &str = "accelerator";
+    let (kind, threads) = (training.device, usize::from(training.threads));
+    if let Err(e) = lane::open(kind, threads) {
+        return Finding::fault(
+            CHECK,
+            e.to_string(),
+            "set training.device to a device that is there (\"cpu\" always is), or run a build that \
+             has this one",
+        );
+    }
+    let processors = machine.processors();
+    if threads > processors {
+        return Finding::warning(
+            CHECK,
+            format!("training.threads is {threads}, this machine has {processors} processor(s)"),
+            format!("set training.threads to at most {processors}"),
+        );
+    }
+    Finding::ok(
+        CHECK,
+        format!("{kind} opens; {threads} of {processors} processor(s) are used"),
+    )
+}
