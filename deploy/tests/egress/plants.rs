@@ -159,7 +159,6 @@ pub(crate) fn a_label_in_a_manifest(fleet: &Fleet) {
     let key = SigningKey::load_or_create(&fleet.of(Part::Sound).dir.join("node.key"));
     let key = key.expect("a key");
     let manifest = DeltaManifest {
-        samples_aside: 0,
         deployment: "demo".parse().expect("a name"),
         round: RoundId(1),
         window: 0,
