@@ -170,7 +170,7 @@ async fn a_node_waits_for_its_hours_says_so_once_and_then_trains() {
 
 #[tokio::test]
 async fn training_is_saved_when_the_hours_end_and_goes_on_when_they_begin_again() {
-    let mut bench = Bench::new();
+    let bench = Bench::new();
     let mut offer = bench.offer(1, 1);
     offer.training.epochs = 1000;
     offer.budget = windows("00:00-00:30");
