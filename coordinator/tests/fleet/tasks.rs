@@ -84,7 +84,7 @@ async fn only_nodes_with_the_tags_are_asked() {
     let e = refusal(nobody.unwrap_err());
     assert!(
         e.message
-            .contains("with the tags mount=low, site=chicago has 0 nodes"),
+            .contains("with the tags mount=low, site=chicago has 0 node(s)"),
         "{e}"
     );
     let junk = op.0.start_rounds(tagged(&["Site"])).await.unwrap_err();
@@ -213,7 +213,7 @@ async fn a_round_that_cannot_begin_is_tried_again_at_the_next_hour() {
     }
     assert_eq!((task.state.as_str(), task.rounds_begun), ("running", 1));
     assert!(
-        task.reason.contains("0 nodes (1 more are draining"),
+        task.reason.contains("0 node(s) (1 more are draining"),
         "{}",
         task.reason
     );
