@@ -306,7 +306,8 @@ async fn tasks_of_two_models_run_beside_each_other() {
 async fn what_makes_no_task_is_refused_with_the_field() {
     let (site, _server, mut op, _a) = ready().await;
     let past = site.clock.now().0 - 1;
-    let spoiled: [(&dyn Fn(&mut wire::StartRoundsRequest), &str); 7] = [
+    type Spoil<'a> = &'a dyn Fn(&mut wire::StartRoundsRequest);
+    let spoiled: [(Spoil<'_>, &str); 7] = [
         (&|r| r.rounds = 0, "rounds is 0"),
         (
             &|r| r.until_unix_ms = 5,

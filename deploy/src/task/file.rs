@@ -532,6 +532,16 @@ mod tests {
     }
 
     #[test]
+    fn the_readmes_task_is_one() {
+        let readme = include_str!("../../../README.md");
+        let text = readme.split("```toml\n").nth(1).expect("a task");
+        let text = text.split("```").next().expect("its end");
+        let task = read(text).expect("a task");
+        assert_eq!((task.series.rounds, task.series.minimum), (0, 10));
+        assert_eq!(task.training.trainable, Trainable::Head);
+    }
+
+    #[test]
     fn a_task_that_says_only_its_model_is_one_round_of_everybody() {
         let task = read("model = \"post\"").expect("a task");
         let series = &task.series;
