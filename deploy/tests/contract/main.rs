@@ -163,6 +163,37 @@ fn this_agent_does_a_round_with_a_coordinator_of_the_previous_version() {
     assert!(seen.unknown_calls.contains("/lamplight.v1.Rounds/Sing"));
 }
 
+/// A coordinator of 0.1 knows neither tasks nor which parameters move. (Goes when `golden/v0.1` does.)
+#[test]
+fn what_an_old_coordinator_would_not_see_is_told_with_a_remedy_and_not_done() {
+    let mut all = Frozen::all().into_iter();
+    let frozen = all.find(|f| f.version == (0, 1)).expect("kept");
+    let model = recorded_model(&frozen);
+    let site = Site::new(Cast::ours(Some((Aged::Coordinator, frozen))), None);
+    let (file, task) = (site.path("base.gguf"), site.path("task.toml"));
+    std::fs::write(&file, model).expect("written");
+    std::fs::write(
+        &task,
+        "model = \"post\"\n[training]\ntrainable = \"head\"\n",
+    )
+    .expect("written");
+    site.ask(&["model", "push", &file, "--model", "post"]);
+    for (command, remedy) in [
+        (&["task", "list"][..], "upgrade the coordinator"),
+        (
+            &["round", "start", "--task", &task],
+            "upgrade it, or leave that out",
+        ),
+    ] {
+        let output = site.operator(command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+        assert!(said.contains("0.1.0") && said.contains(remedy), "{said}");
+    }
+    let rounds = site.ask(&["round", "list"]);
+    assert_eq!(rounds, Value::Array(vec![]), "nothing was started");
+}
+
 /// The `lamplight` program of the previous version, built from its tag.
 fn previous_program() -> String {
     std::env::var("LAMPLIGHT_PREVIOUS")
