@@ -1,6 +1,11 @@
 //! `doctor` finds what is planted: one fault, one test. Each looks at a whole deployment, and sees that
 //! nothing else is blamed.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: their panic is the test's report"
+)]
+
 mod small;
 
 use std::{

@@ -159,6 +159,8 @@ impl Fleet {
             &self.address,
             "--source",
             &source,
+            "--name",
+            &name,
             "--token-file",
             &token,
             "--checkpoint-seconds",

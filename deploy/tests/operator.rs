@@ -1,6 +1,11 @@
 //! An operator's day with real processes: what is printed is what the schemas promise, contexts spare
 //! options, nodes are tagged, drained and retired, errors say what to do next.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: their panic is the test's report"
+)]
+
 mod schema;
 
 use std::{

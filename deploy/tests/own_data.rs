@@ -116,7 +116,7 @@ fn a_folder_of_images_is_learned_by_a_fleet_with_skewed_shares() {
     let model: Value = serde_json::from_slice(&model.stdout).expect("JSON");
     assert_eq!(model["architecture"], "resnet20");
     assert_eq!(
-        model["classes"],
+        model["output"]["classes"],
         serde_json::json!(["blue", "green", "red"])
     );
 }

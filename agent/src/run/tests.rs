@@ -380,7 +380,7 @@ async fn data_that_does_not_fit_the_model_is_reported() {
 #[tokio::test]
 async fn what_an_error_says_of_the_data_stays_in_the_journal() {
     let mut bench = Bench::new();
-    bench.config.source = Arc::new(|| {
+    bench.config.source = Arc::new(|_| {
         Err(SourceError::Line {
             file: "ana/kitchen.csv".into(),
             line: 7,

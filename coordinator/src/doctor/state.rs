@@ -77,6 +77,9 @@ pub(super) fn database(dir: &StateDir) -> (Finding, Option<Seen>) {
     }
 }
 
+/// Room for the database and its log, in bytes, however small the model.
+const LEDGER: u64 = 16 << 20;
+
 /// Whether the disk has room for a round of every node.
 pub(super) fn room(machine: &dyn Machine, dir: &StateDir, seen: Option<&Seen>) -> Finding {
     let scale = seen
@@ -91,7 +94,9 @@ pub(super) fn room(machine: &dyn Machine, dir: &StateDir, seen: Option<&Seen>) -
         );
     };
     // A delta and a carry are 4 bytes a value, a release is less.
-    let need = (nodes + 2).saturating_mul(4 * parameters);
+    let need = (nodes + 2)
+        .saturating_mul(4 * parameters)
+        .saturating_add(LEDGER);
     let what = format!("a round of the largest model with {nodes} node(s)");
     disk::space(machine, dir.path(), need, &what)
 }

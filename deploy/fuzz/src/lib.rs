@@ -174,6 +174,21 @@ pub const TARGETS: &[Target] = &[
         run: settings::settings,
     },
     Target {
+        name: "agent_settings",
+        about: "configuration of an agent; printed and read back the same",
+        run: settings::agent,
+    },
+    Target {
+        name: "coordinator_settings",
+        about: "configuration of a coordinator, in the same way",
+        run: settings::coordinator,
+    },
+    Target {
+        name: "task_file",
+        about: "task files of operators",
+        run: settings::task,
+    },
+    Target {
         name: "source_spec",
         about: "the line that names a data source; shown and read back the same",
         run: agent::source_spec,

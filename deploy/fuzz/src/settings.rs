@@ -1,10 +1,12 @@
-//! Files of settings: what agent, coordinator and task files are read with.
-//!
-//! The programs' own tables differ; this one has a key of every kind that theirs have.
+//! Files that people write: configuration of agent and coordinator, tasks; and the reader they share,
+//! on a table with a key of every kind.
 
+use std::fmt::Debug;
 use std::path::Path;
 
-use lamplight_proto::settings::{Document, Log, to_toml};
+use lamplight_agent::settings as agent;
+use lamplight_coordinator::settings as coordinator;
+use lamplight_proto::settings::{Document, Log, Setting, SettingsError, to_toml};
 use serde::{Deserialize, Serialize};
 
 use crate::Answer;
@@ -46,33 +48,86 @@ struct Budget {
 
 /// See [`crate::TARGETS`].
 pub fn settings(input: &[u8]) -> Answer {
-    let Ok(text) = std::str::from_utf8(input) else {
-        return Answer::Refused;
-    };
-    let origin = Path::new("settings.toml");
-    let read = within(input.len(), SETTINGS, || {
-        let document = Document::parse(text, origin)?;
+    let read = read(input, |document| {
         let settings: Settings = document.read()?;
         settings.log.check(&document)?;
         Ok((document, settings))
     });
-    let (document, settings) = match read {
-        Ok(read) => read,
-        Err(e) => return refused(&e),
+    let Some((document, settings)) = read else {
+        return Answer::Refused;
     };
+    // JSON has no other numbers.
     if settings.rate.is_finite() {
         let effective = serde_json::to_value(&settings).expect("settings are JSON, too");
-        let printed = to_toml(&document.explain(&effective));
-        let again: Settings = Document::parse(&printed, origin)
-            .and_then(|d| d.read())
-            .unwrap_or_else(|e| panic!("what is printed cannot be read: {e}\n{printed}"));
-        assert_eq!(again, settings, "printed as\n{printed}");
+        reads_back(&document.explain(&effective), &settings, |d| d.read());
     }
     Answer::Accepted
 }
 
-/// An error reaches a terminal: it is said in a line, or in a few.
-fn refused(error: &lamplight_proto::settings::SettingsError) -> Answer {
-    assert!(!error.to_string().is_empty());
-    Answer::Refused
+/// See [`crate::TARGETS`].
+pub fn agent(input: &[u8]) -> Answer {
+    let Some(loaded) = read(input, agent::Loaded::of) else {
+        return Answer::Refused;
+    };
+    let shown = loaded.explain().expect("what came as text is text");
+    reads_back(&shown, &loaded.settings, |d| {
+        agent::Loaded::of(d).map(|again| again.settings)
+    });
+    // Bounds of tasks follow from it, whatever it says.
+    drop(loaded.limits());
+    Answer::Accepted
+}
+
+/// See [`crate::TARGETS`].
+pub fn coordinator(input: &[u8]) -> Answer {
+    let Some(loaded) = read(input, coordinator::Loaded::of) else {
+        return Answer::Refused;
+    };
+    let shown = loaded.explain().expect("what came as text is text");
+    reads_back(&shown, &loaded.settings, |d| {
+        coordinator::Loaded::of(d).map(|again| again.settings)
+    });
+    Answer::Accepted
+}
+
+/// See [`crate::TARGETS`].
+pub fn task(input: &[u8]) -> Answer {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return Answer::Refused;
+    };
+    let checked = within(input.len(), SETTINGS, || lamplight::task::check(text));
+    if let Err(e) = &checked {
+        assert!(!e.to_string().is_empty());
+    }
+    Answer::of(&checked)
+}
+
+fn origin() -> &'static Path {
+    Path::new("settings.toml")
+}
+
+fn read<T>(input: &[u8], read: impl FnOnce(Document) -> Result<T, SettingsError>) -> Option<T> {
+    let text = std::str::from_utf8(input).ok()?;
+    let read = within(input.len(), SETTINGS, || {
+        Document::parse(text, origin()).and_then(read)
+    });
+    match read {
+        Ok(read) => Some(read),
+        Err(e) => {
+            assert!(!e.to_string().is_empty());
+            None
+        }
+    }
+}
+
+/// What `config print` shows reads back as the same settings.
+fn reads_back<T: PartialEq + Debug>(
+    shown: &[Setting],
+    settings: &T,
+    read: impl FnOnce(Document) -> Result<T, SettingsError>,
+) {
+    let printed = to_toml(shown);
+    let again = Document::parse(&printed, origin()).and_then(read);
+    let again = again.unwrap_or_else(|e| panic!("what is printed cannot be read: {e}\n{printed}"));
+    assert_eq!(&again, settings, "printed as\n{printed}");
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{Evaluation, Series, TaskRequest, duration::Span};
 
 /// The commented example that `lamplight task example` prints.
-pub(crate) const EXAMPLE: &str = include_str!("../../config/task.toml");
+pub const EXAMPLE: &str = include_str!("../../config/task.toml");
 
 /// A task for the nodes of a fleet.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

@@ -12,7 +12,9 @@
 pub(crate) mod duration;
 pub(crate) mod file;
 
-use std::time::Duration;
+pub use file::EXAMPLE;
+
+use std::{path::Path, time::Duration};
 
 use lamplight_agent::source::SourceSpec;
 use lamplight_models::image::ImageInput;
@@ -21,11 +23,20 @@ use lamplight_proto::{
     ids::{Label, ModelName, NodeId, UnixMillis},
     keys,
     offer::{Codec, Training},
+    settings::SettingsError,
     tag::TagFilter,
     wire,
 };
 
 use crate::operator::Operator;
+
+/// Checks the text of a task file, as far as that can be done without a coordinator.
+///
+/// # Errors
+/// [`SettingsError`]: the first fault, with its line, its key and what to write instead.
+pub fn check(text: &str) -> Result<(), SettingsError> {
+    file::parse(text, Path::new("task.toml")).map(drop)
+}
 
 /// What a task asks of the fleet.
 #[derive(Debug, Clone)]

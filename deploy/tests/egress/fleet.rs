@@ -69,6 +69,8 @@ pub(crate) enum Part {
     Sound,
     /// Some labels are none of the model's.
     Stranger,
+    /// All labels are none of the model's.
+    Foreign,
     /// A cell of its table is broken after it has started.
     Broken,
     /// Its table goes away after it has started.
@@ -89,7 +91,7 @@ pub(crate) struct Node {
     data: PathBuf,
     /// Numbers of the table, channel by channel, in order of time.
     pub(crate) values: [Vec<f32>; 2],
-    /// A label that the model does not know; only the stranger's samples have it.
+    /// A label that the model does not know; some or all of a stranger's or foreigner's samples have it.
     pub(crate) strange: String,
     process: Option<Process>,
 }
@@ -261,8 +263,10 @@ impl Fleet {
         let person = self.secret(&format!("{whose} group"));
         let mut labels = ["low", "high"].repeat(5);
         let strange = self.secret(&format!("{whose} label"));
-        if part == Part::Stranger {
-            labels.extend([strange.as_str(); 2]);
+        match part {
+            Part::Stranger => labels.extend([strange.as_str(); 2]),
+            Part::Foreign => labels.fill(&strange),
+            _ => {}
         }
         let rows = rows(&mut self.numbers, &labels);
         let mut table = format!("acc_x,acc_y,{label},{group},{note}\n");
@@ -358,7 +362,7 @@ impl Fleet {
                     fs::remove_dir_all(&models).expect("removed");
                     fs::write(&models, "no directory").expect("written");
                 }
-                Part::Sound | Part::Stranger | Part::Pictures => {}
+                Part::Sound | Part::Stranger | Part::Foreign | Part::Pictures => {}
             }
         }
         cell

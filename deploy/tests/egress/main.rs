@@ -34,11 +34,12 @@ fn participants(fleet: &Fleet, started: &Value) -> Vec<(String, String, String)>
     all
 }
 
-/// The newest word of a node's own journal.
+/// All reasons in a node's own journal.
 fn journal(fleet: &Fleet, part: Part) -> String {
     let status = fleet.of(part).status();
-    let task = &status["tasks"].as_array().expect("tasks")[0];
-    task["reason"].as_str().unwrap_or_default().to_owned()
+    let tasks = status["tasks"].as_array().expect("tasks");
+    let reasons = tasks.iter().filter_map(|t| t["reason"].as_str());
+    reasons.collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -52,6 +53,7 @@ fn no_canary_leaves_a_fleet_and_every_planted_leak_is_found() {
     for part in [
         Part::Sound,
         Part::Stranger,
+        Part::Foreign,
         Part::Broken,
         Part::Gone,
         Part::Spoiled,
@@ -84,8 +86,10 @@ fn no_canary_leaves_a_fleet_and_every_planted_leak_is_found() {
         (state, reason)
     };
     assert_eq!(state(&walk, Part::Sound).0, "accepted");
+    assert_eq!(state(&walk, Part::Stranger).0, "accepted");
     assert_eq!(state(&seen, Part::Pictures).0, "accepted");
     for (all, part, cause) in [
+        (&walk, Part::Foreign, "misfit: "),
         (&walk, Part::Broken, "data: "),
         (&walk, Part::Gone, "data: "),
         (&walk, Part::Spoiled, "storage: "),
@@ -99,8 +103,11 @@ fn no_canary_leaves_a_fleet_and_every_planted_leak_is_found() {
         );
     }
     // Had the nodes' own words been sent, there would have been something to find.
-    let said = journal(&fleet, Part::Broken);
-    assert!(said.contains(&cell), "{said}");
+    let foreign = &fleet.of(Part::Foreign).strange;
+    for (part, word) in [(Part::Broken, &cell), (Part::Foreign, foreign)] {
+        let said = journal(&fleet, part);
+        assert!(said.contains(word), "{said}");
+    }
     for part in [Part::Gone, Part::Spoiled] {
         let said = journal(&fleet, part);
         assert!(!fleet.canaries.find(said.as_bytes()).is_empty(), "{said}");
@@ -130,6 +137,7 @@ fn no_canary_leaves_a_fleet_and_every_planted_leak_is_found() {
     let accepted = walk.iter().chain(&seen).filter(|p| p.1 == "accepted");
     let accepted: Vec<_> = accepted.collect();
     assert!(accepted.len() >= 3 && reading.uploads.len() == accepted.len());
+    let stranger = fleet.of(Part::Stranger).id();
     for (id, payload) in &reading.manifests {
         let manifest = lamplight_proto::delta::DeltaManifest::parse(payload).expect("a manifest");
         let delta = &reading.uploads[id];
@@ -143,6 +151,8 @@ fn no_canary_leaves_a_fleet_and_every_planted_leak_is_found() {
         let kept = std::fs::read(kept.join(&digest)).expect("the coordinator has it");
         assert_eq!(kept, *delta);
         let by = manifest.node_id.to_string();
+        // How many, and not of what.
+        assert_eq!(by == stranger, manifest.samples_aside > 0);
         assert!(accepted.iter().any(|p| p.0 == by), "{by}");
     }
     for cause in ["data", "misfit", "storage"] {
@@ -163,7 +173,9 @@ fn no_canary_leaves_a_fleet_and_every_planted_leak_is_found() {
          sent this time: {:?}",
         capture.messages.len(),
         fleet.canaries.len(),
-        list::fields().difference(&reading.fields)
+        list::fields()
+            .difference(&reading.fields)
+            .collect::<Vec<_>>()
     );
 
     // 5. Leaks are found by the same judge, and it says where.

@@ -176,6 +176,7 @@ pub(crate) fn a_label_in_a_manifest(fleet: &Fleet) {
         digest: Digest::of(b"d"),
         chunk_digests: vec![Digest::of(b"d")],
         sample_count: 1,
+        samples_aside: 0,
         before: None,
         after: None,
         training_seconds: 0.5,

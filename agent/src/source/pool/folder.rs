@@ -276,7 +276,7 @@ mod tests {
         let grey = upright_input(&wide, Orientation::NoTransforms, &to).expect("fits");
         assert_eq!(
             grey[55].round(),
-            f32::from(image::Rgb([0, 255, 0]).to_luma().0[0])
+            f32::from(image::Rgb([0_u8, 255, 0]).to_luma().0[0])
         );
     }
 

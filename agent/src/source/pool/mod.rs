@@ -7,8 +7,8 @@
 //!         └───────────────> share ───────────┴──> first 70 % of a class | rest ──┴──> Samples
 //! ```
 //!
-//! Images are made as the model at hand wants them: folders decode theirs by its rule ([`folder`]),
-//! images that have one size already are scaled where the rule asks for it ([`remake`]).
+//! Images are made as the model at hand wants them: folders decode theirs by its rule (`folder`),
+//! images that have one size already are scaled where the rule asks for it (`remake`).
 //!
 //! Labels are read once; values are decoded for the samples of this part only, so a node that holds
 //! a twentieth of a data set pays for a twentieth.

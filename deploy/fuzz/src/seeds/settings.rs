@@ -23,7 +23,13 @@ format = "json"
 
 pub(super) fn seeds() -> Vec<Seed> {
     let seed = |name, text: String| Seed::new("settings", name, text);
-    vec![
+    let example = |target, text: &str| {
+        [
+            Seed::new(target, "good-every-key", every_key(text)),
+            Seed::new(target, "bad-dots", format!("{}a = 1\n", "a.".repeat(500))),
+        ]
+    };
+    let mut all = vec![
         seed("good-all", ALL.into()),
         seed(
             "good-dotted",
@@ -40,5 +46,31 @@ pub(super) fn seeds() -> Vec<Seed> {
             "bad-tables",
             (0..140).map(|i| format!("[t{i}]\n")).collect(),
         ),
-    ]
+    ];
+    all.extend(example(
+        "agent_settings",
+        lamplight_agent::settings::EXAMPLE,
+    ));
+    all.extend(example(
+        "coordinator_settings",
+        lamplight_coordinator::settings::EXAMPLE,
+    ));
+    all.extend(example("task_file", lamplight::task::EXAMPLE));
+    all
+}
+
+/// An example without its comments, and with the keys that are commented out.
+fn every_key(example: &str) -> String {
+    let key = |line: &str| {
+        let word = line.split(" = ").next().unwrap_or_default();
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        line.contains(" = ") && word.bytes().all(plain)
+    };
+    let lines = example
+        .lines()
+        .filter_map(|line| match line.strip_prefix('#') {
+            None => (!line.is_empty()).then_some(line),
+            Some(comment) => Some(comment.trim_start()).filter(|line| key(line)),
+        });
+    lines.map(|line| format!("{line}\n")).collect()
 }
