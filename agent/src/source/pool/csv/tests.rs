@@ -213,7 +213,7 @@ fn what_is_wrong_is_named_with_its_line_and_the_remedy() {
     let at = file(dir.path(), "t.csv", &format!("a,label\n{many}"));
     let e = open(&format!("csv:{at}")).expect_err("many").to_string();
     assert!(
-        e.contains("line 1002") && e.contains("more than 1000 labels"),
+        e.contains("line 1002") && e.contains("there are 1000 labels already"),
         "{e}"
     );
 }
