@@ -161,7 +161,7 @@ pub enum SourceError {
         /// The file or directory.
         file: PathBuf,
         /// Which name, and what is wrong with it.
-        fault: ModelError,
+        fault: Box<ModelError>,
     },
     /// Samples that cannot be parted as asked.
     #[error(

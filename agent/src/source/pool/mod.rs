@@ -154,7 +154,7 @@ impl PoolSource {
         let classes = pool.classes();
         check_classes(classes).map_err(|fault| SourceError::ClassNames {
             file: dir.to_owned(),
-            fault,
+            fault: Box::new(fault),
         })?;
         let mut places = spec.share.places(labels, classes.len(), pool.groups())?;
         if let Some(kept) = &spec.classes {
