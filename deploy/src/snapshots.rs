@@ -2,7 +2,7 @@
 //! programs, and the schema of everything printed as JSON. A change shows up in review.
 //!
 //! ```text
-//! LAMPLIGHT_UPDATE=1 cargo test -p lamplight snapshots      writes both anew
+//! LAMPLIGHT_UPDATE=1 cargo test -p lamplight --lib snapshots      writes both anew
 //! ```
 
 use std::{
@@ -88,7 +88,7 @@ fn compare(dir: &str, fresh: &BTreeMap<String, String>) {
     }
     assert!(
         faults.is_empty(),
-        "{} differs:\n{}\nif that is meant: {UPDATE}=1 cargo test -p lamplight snapshots",
+        "{} differs:\n{}\nif that is meant: {UPDATE}=1 cargo test -p lamplight --lib snapshots",
         dir.display(),
         faults.join("\n")
     );

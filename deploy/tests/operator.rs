@@ -6,132 +6,17 @@
     reason = "helpers of tests: their panic is the test's report"
 )]
 
-mod schema;
+mod desk;
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 
-/// Longest wait for anything: a slow machine that does other things beside.
-const PATIENCE: Duration = Duration::from_secs(180);
-
-struct Desk {
-    temp: tempfile::TempDir,
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-impl Desk {
-    fn path(&self, name: &str) -> String {
-        self.temp.path().join(name).display().to_string()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lamplight"));
-        for variable in [
-            "LAMPLIGHT_COORDINATOR",
-            "LAMPLIGHT_IDENTITY",
-            "LAMPLIGHT_CONTEXT",
-        ] {
-            command.env_remove(variable);
-        }
-        command.env(
-            "LAMPLIGHT_CONTEXTS",
-            self.temp.path().join("home/contexts.toml"),
-        );
-        command.args(arguments).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments)
-            .output()
-            .expect("the program starts")
-    }
-
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            text(&output.stderr)
-        );
-        text(&output.stdout)
-    }
-
-    /// Runs a command of so many words with `--json` and checks what it prints.
-    fn json(&self, words: usize, arguments: &[&str]) -> Value {
-        let out = self.done(&[arguments, &["--json"]].concat());
-        let value = serde_json::from_str(out.trim())
-            .unwrap_or_else(|e| panic!("{arguments:?}: {e}: {out}"));
-        schema::check(&arguments[..words].join(" "), &value);
-        value
-    }
-
-    /// A command that ends badly: its exit code, and what it says.
-    fn fails(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = self.run(arguments);
-        assert!(!output.status.success(), "{arguments:?}");
-        assert_eq!(text(&output.stdout), "", "{arguments:?}");
-        (output.status.code(), text(&output.stderr))
-    }
-
-    /// Starts a program that stays, and answers it with the line of JSON it says first.
-    fn start(&self, words: usize, arguments: &[&str]) -> (Process, Value) {
-        let log = fs::File::create(self.temp.path().join(arguments[..words].join("-"))).unwrap();
-        let mut child = (self.command(&[arguments, &["--json"]].concat()))
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the program starts");
-        let mut line = String::new();
-        let said = BufReader::new(child.stdout.take().unwrap()).read_line(&mut line);
-        let process = Process(child);
-        said.expect("a line");
-        let value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
-        schema::check(&arguments[..words].join(" "), &value);
-        (process, value)
-    }
-}
-
-/// A process that is killed when it goes out of sight.
-struct Process(Child);
-
-impl Process {
-    fn ended(&mut self) -> Option<i32> {
-        let by = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.0.try_wait().expect("a status") {
-                return status.code();
-            }
-            assert!(Instant::now() < by, "a process did not end");
-            sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Gone already is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use desk::{Desk, text};
 
 #[test]
 fn an_operators_day() {
-    let desk = Desk {
-        temp: tempfile::tempdir().unwrap(),
-    };
+    let desk = Desk::new();
 
     // Nothing is known yet: every way to say it is named.
     let (code, said) = desk.fails(&["node", "list"]);
@@ -345,9 +230,7 @@ fn an_operators_day() {
 
 #[test]
 fn shells_and_manuals_get_what_they_need() {
-    let desk = Desk {
-        temp: tempfile::tempdir().unwrap(),
-    };
+    let desk = Desk::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         for program in ["lamplight", "lamplight-agent", "lamplight-coordinator"] {
             let script = desk.done(&["completions", shell, "--program", program]);

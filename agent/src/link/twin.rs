@@ -150,6 +150,11 @@ impl Twin {
         self.state().offer = Some(offer);
     }
 
+    /// What time it is at the coordinator, which stands still.
+    pub fn set_now(&self, now: UnixMillis) {
+        self.state().now = now;
+    }
+
     /// Refuses every call from now on: an operator retired the node.
     pub fn retire(&self) {
         self.state().retired = true;

@@ -18,6 +18,8 @@ mod why;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod budgets;
+#[cfg(test)]
 mod classes;
 #[cfg(test)]
 mod tests;

@@ -188,7 +188,7 @@ pub(super) fn open_round(
             n => format!(" ({n} more are draining: lamplight node resume)"),
         };
         return refuse(format!(
-            "the cohort{of_tags} has {} nodes{draining}, {wanted} deltas are wanted; enrol or tag \
+            "the cohort{of_tags} has {} node(s){draining}, {wanted} delta(s) are wanted; enrol or tag \
              nodes, or ask for fewer",
             cohort.len()
         ));

@@ -15,3 +15,4 @@ mod rounds;
 mod server;
 #[path = "../small/mod.rs"]
 mod small;
+mod tasks;

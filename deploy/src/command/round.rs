@@ -371,13 +371,18 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let task = match (task, short.model.clone()) {
                 (Some(path), _) => task::file::read(&path)?,
                 (None, Some(model)) => short.request(model)?,
-                (None, None) => anyhow::bail!("name a task file with --task, or a --model"),
+                (None, None) => {
+                    return Err(fault(
+                        "nothing is named to start",
+                        "give --task FILE or --model NAME",
+                    ));
+                }
             };
             let rounds = task.series.rounds;
-            anyhow::ensure!(
-                rounds > 0 || !args.wait,
-                "the task has no last round to wait for; leave out --wait, or set rounds.count"
-            );
+            if rounds == 0 && args.wait {
+                let remedy = "leave out --wait, or set rounds.count in the task";
+                return Err(fault("the task has no last round to wait for", remedy));
+            }
             let mut operator = args.connection.open()?;
             let reply = task::start(&mut operator, task).await?;
             let mut started = Started {

@@ -78,6 +78,9 @@ pub(crate) struct Args {
     /// Keep all files here (must be empty or missing); otherwise they are removed at the end
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Leave coordinator and nodes running when all is shown, for commands of your own, until interrupted
+    #[arg(long)]
+    stay: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -137,6 +140,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         outcome = steps(&args, scenario, place.path(), &mut fleet) => Some(outcome),
         () = fleet::interrupted() => None,
     };
+    if args.stay
+        && let Some(Ok(report)) = &outcome
+    {
+        format.print(report, ToString::to_string)?;
+        stay(place.path()).await;
+        fleet.stop().await?;
+        return Ok(output::DONE);
+    }
     // Whatever happened, nothing is left running.
     let stopped = fleet.stop().await;
     let Some(outcome) = outcome else {
@@ -158,6 +169,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     stopped?;
     format.print(&finished, ToString::to_string)
+}
+
+/// Says how to reach the fleet that goes on, and waits for an interruption.
+async fn stay(dir: &Path) {
+    let home = dir.join("coordinator");
+    let address = std::fs::read_to_string(home.join("address")).unwrap_or_default();
+    let identity = home.join("operators/demo");
+    eprintln!(
+        "the fleet goes on until Ctrl-C. In another terminal:\n  \
+         export LAMPLIGHT_COORDINATOR={} LAMPLIGHT_IDENTITY={}\n  \
+         lamplight task example > task.toml\n  \
+         lamplight round start --task task.toml --wait",
+        address.trim(),
+        identity.display()
+    );
+    fleet::interrupted().await;
 }
 
 async fn steps(
@@ -258,7 +285,10 @@ async fn steps(
     for release in &releases {
         files.push(operator.pull(release.digest.parse()?, release.size).await?);
     }
-    fleet.stop_agents().await?;
+    if !args.stay {
+        // Measuring wants the machine for itself.
+        fleet.stop_agents().await?;
+    }
     let measured = {
         let (scenario, rounds) = (scenario.clone(), args.rounds);
         tokio::task::spawn_blocking(move || measure::measure(&scenario, &model, &files, rounds))

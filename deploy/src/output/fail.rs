@@ -6,6 +6,7 @@ use lamplight_coordinator::release::VerifyFailure;
 use lamplight_proto::{
     envelope::VerifyError,
     refusal::{Reason, Refusal},
+    settings::SettingsError,
 };
 
 use super::paint::{self, BAD, HINT};
@@ -90,6 +91,18 @@ fn shown(error: &anyhow::Error) -> Shown {
             kind: "refused".into(),
             text: explain(error),
             hint: Some(hint().unwrap_or_else(|| next.into())),
+            code: 1,
+        };
+    }
+    // A file with a mistake in it is refused before anything is done, as agents and coordinators refuse
+    // their configuration. The sentence says what to do with the line.
+    if let Some(e) = find::<SettingsError>(error)
+        && !matches!(e, SettingsError::Read { .. })
+    {
+        return Shown {
+            kind: "refused".into(),
+            text: explain(error),
+            hint: hint(),
             code: 1,
         };
     }

@@ -13,7 +13,8 @@ impl Span {
         let shown: String = text.chars().take(40).collect();
         let bad = || {
             format!(
-                "is {shown:?}, must be a span of time with units, e.g. \"90s\", \"45min\", \"6h\" or \"1d 12h\""
+                "{shown:?} is no span of time with units; write e.g. \"90s\", \"45min\", \"6h\" or \
+                 \"1d 12h\""
             )
         };
         // Days are 24 hours here: a task knows no time zone.
@@ -27,7 +28,9 @@ impl Span {
         }
         let duration = Duration::try_from(total).map_err(|_| bad())?;
         if duration.as_secs() == 0 || duration.subsec_nanos() != 0 {
-            return Err(format!("is {shown:?}, must be whole seconds, one at least"));
+            return Err(format!(
+                "{shown:?} is no span of whole seconds, one at least"
+            ));
         }
         Ok(Self(duration))
     }

@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Evaluation, Series, TaskRequest, duration::Span};
+use crate::output::OrHint as _;
 
 /// The commented example that `lamplight task example` prints.
 pub const EXAMPLE: &str = include_str!("../../config/task.toml");
@@ -214,6 +215,10 @@ pub(crate) struct EvaluationTable {
     source: Option<String>,
 }
 
+/// Where to look for what a task file may say.
+const HINT: &str =
+    "lamplight task example shows every key; lamplight task check looks at a file alone";
+
 /// Largest task file read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -229,7 +234,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<TaskRequest> {
             .take(MAX_BYTES)
             .read_to_string(&mut text)
             .context("standard input")?;
-        return Ok(parse(&text, Path::new("standard input"))?);
+        return parse(&text, Path::new("standard input")).hint(|| HINT.into());
     }
     // A named file that is not there is said so before anything else.
     fs::metadata(path).with_context(|| {
@@ -239,7 +244,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<TaskRequest> {
             path.display()
         )
     })?;
-    Ok(check(&Document::read_file(path)?)?)
+    check(&Document::read_file(path)?).hint(|| HINT.into())
 }
 
 /// Reads a task from text.
@@ -338,9 +343,10 @@ fn series(document: &Document, rounds: &Rounds) -> Result<Series, SettingsError>
         None => None,
         Some(text) => match text.parse::<jiff::Timestamp>() {
             Ok(t) => Some(UnixMillis(t.as_millisecond())),
-            Err(e) => {
+            Err(_) => {
                 let rule = format!(
-                    "is no time: {e}; write one with its offset, e.g. \"2027-03-01T00:00:00Z\""
+                    "is {text:?}, which is no time; write one with its offset, e.g. \
+                     \"2027-03-01T00:00:00Z\""
                 );
                 return bad("rounds.until", rule);
             }
@@ -523,6 +529,16 @@ mod tests {
                 assert!(there || other, "`{key}` is not in the example");
             }
         }
+    }
+
+    #[test]
+    fn the_readmes_task_is_one() {
+        let readme = include_str!("../../../README.md");
+        let text = readme.split("```toml\n").nth(1).expect("a task");
+        let text = text.split("```").next().expect("its end");
+        let task = read(text).expect("a task");
+        assert_eq!((task.series.rounds, task.series.minimum), (0, 10));
+        assert_eq!(task.training.trainable, Trainable::Head);
     }
 
     #[test]
