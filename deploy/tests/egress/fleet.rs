@@ -391,6 +391,21 @@ impl Fleet {
         })
     }
 
+    /// Lets the doctor look at a node. It will find faults, and ends with 1 then.
+    pub(crate) fn doctor(&self, part: Part) {
+        let node = self.of(part);
+        let output = Command::new(env!("CARGO_BIN_EXE_lamplight"))
+            .args(["agent", "doctor", "--json", "--source", &node.source])
+            .args(["--coordinator", &self.relay.address.to_string()])
+            .arg("--dir")
+            .arg(&node.dir)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+    }
+
     /// The numbers as the model sees them are secrets, too: with this normalisation.
     pub(crate) fn hide_normalised(&mut self, mean: &[f32], std: &[f32]) {
         for node in &self.nodes {

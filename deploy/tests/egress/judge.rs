@@ -13,6 +13,9 @@ use crate::{
     relay::{Capture, Message},
 };
 
+/// What `doctor` asks, by the standard protocol.
+pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
 /// Something that should not be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -172,6 +175,13 @@ impl Reading {
             if name == "grpc-encoding" {
                 self.fault(&call, "the messages are compressed");
             }
+        }
+        if message.path == HEALTH {
+            // A frame around nothing.
+            if !message.body.is_empty() && message.body != [0; 5] {
+                self.fault(&call, "the question after health is not empty");
+            }
+            return;
         }
         let input = pool.services().find_map(|service| {
             let method = service

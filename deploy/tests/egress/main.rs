@@ -182,7 +182,14 @@ fn no_canary_leaves_a_fleet_and_every_planted_leak_is_found() {
             .collect::<Vec<_>>()
     );
 
-    // 5. Leaks are found by the same judge, and it says where.
+    // 5. A node's owner may ask the doctor; nothing of a node leaves with that.
+    let before = fleet.relay.mark();
+    fleet.doctor(Part::Broken);
+    let asked = judge(&fleet.relay.since(before), &fleet.canaries)
+        .unwrap_or_else(|findings| panic!("the doctor told this: {findings:#?}"));
+    assert!(asked.calls.contains_key(judge::HEALTH), "{:?}", asked.calls);
+
+    // 6. Leaks are found by the same judge, and it says where.
     plants::an_error_in_its_own_words(&fleet);
     plants::a_header(&fleet);
     plants::samples_in_a_delta(&fleet);
