@@ -14,7 +14,7 @@ use crate::image::{ImageError, ImageInput};
 use crate::ops::{ParamRole, ParamSpec};
 
 pub(crate) use info::check_names;
-pub use info::{Channel, DESCRIPTION_VERSION, MAX_NAME_BYTES, ModelInfo, layout};
+pub use info::{Channel, DESCRIPTION_VERSION, MAX_NAME_BYTES, ModelInfo, check_classes, layout};
 
 /// Parameters by full name (`node.suffix`), F32, contiguous, on the CPU.
 ///

@@ -29,6 +29,7 @@ use std::path::PathBuf;
 
 use lamplight_models::graph::Shape;
 use lamplight_models::image::{ImageError, ImageInput, ImageRule};
+use lamplight_models::model::ModelError;
 use lamplight_models::samples::Samples;
 
 pub use detect::{Kind, detect};
@@ -153,6 +154,14 @@ pub enum SourceError {
         class: String,
         /// Those that are there.
         known: String,
+    },
+    /// Class names that no model could have.
+    #[error("`{}`: {fault}; rename the class in the data", file.display())]
+    ClassNames {
+        /// The file or directory.
+        file: PathBuf,
+        /// Which name, and what is wrong with it.
+        fault: Box<ModelError>,
     },
     /// Samples that cannot be parted as asked.
     #[error(

@@ -34,8 +34,12 @@ async fn a_manifest_without_new_fields_is_taken() {
     let offer = node.offer().await;
     let mut made = node.make(&offer, 1).await;
     made.manifest.agent_version = old.name();
+    made.manifest.samples_aside = 3;
     let schema = old.schema();
     let payload = schema.narrow_payload(DeltaManifest::TYPE, &made.manifest.to_payload());
+    if old.version == (0, 1) {
+        assert_eq!(payload.dropped, ["lamplight.v1.DeltaManifest.19"]);
+    }
     let payload = payload.message.encode_to_vec();
     let begun = node
         .begin(seal(DeltaManifest::TYPE, payload, &node.key))

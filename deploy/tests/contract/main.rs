@@ -21,7 +21,7 @@ use site::{Cast, OURS, Site, wait_for};
 
 /// The model that a recording pushed: small, and made by a program of that version.
 fn recorded_model(frozen: &Frozen) -> Vec<u8> {
-    let calls = tape::read(&frozen.dir.join("round.jsonl"));
+    let calls = tape::read(&frozen.dir.join(tape::FILE));
     let put = calls
         .iter()
         .find(|c| c.path == "/lamplight.v1.Operator/PutBlob")

@@ -21,7 +21,7 @@ use crate::{
 fn record() {
     let (major, minor) = this_version();
     let dir = golden().join(format!("v{major}.{minor}"));
-    let file = dir.join("round.jsonl");
+    let file = dir.join(tape::FILE);
     assert!(
         !file.exists(),
         "{} is there; what is frozen stays. To record this version anew before it is published, \

@@ -368,6 +368,29 @@ impl Fleet {
         cell
     }
 
+    /// Starts a task for hours that are far from now. Answers what a node says of it.
+    pub(crate) fn wait_for_hours(&self, model: &str) -> String {
+        let now = std::time::UNIX_EPOCH
+            .elapsed()
+            .expect("after 1970")
+            .as_secs();
+        let hour = |ahead: u64| (now / 3600 + ahead) % 24;
+        let (from, until) = (hour(11), hour(12));
+        let task = format!(
+            "model = \"{model}\"\n[budget]\nwindow_utc = [\"{from:02}:00-{until:02}:00\"]\n"
+        );
+        let file = self.root.join("task.toml");
+        fs::write(&file, task).expect("written");
+        let started = self.ask(&["round", "start", "--task", &text(&file)]);
+        let round = started["round"].to_string();
+        wait_for("a node waits", || {
+            let shown = self.ask(&["round", "show", &round]);
+            let nodes = shown["participants"].as_array().expect("nodes").clone();
+            let mut reasons = nodes.iter().filter_map(|p| p["reason"].as_str());
+            reasons.find(|r| !r.is_empty()).map(str::to_owned)
+        })
+    }
+
     /// The numbers as the model sees them are secrets, too: with this normalisation.
     pub(crate) fn hide_normalised(&mut self, mean: &[f32], std: &[f32]) {
         for node in &self.nodes {

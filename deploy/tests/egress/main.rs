@@ -113,6 +113,10 @@ fn no_canary_leaves_a_fleet_and_every_planted_leak_is_found() {
         assert!(!fleet.canaries.find(said.as_bytes()).is_empty(), "{said}");
     }
 
+    // One more, whose hours are closed: the nodes say that they wait.
+    let waits = fleet.wait_for_hours("walk");
+    assert!(waits.starts_with("window: "), "{waits}");
+
     // 4. What was seen is all there is: it holds what must be there.
     let capture = fleet.relay.capture();
     let reading = judge(&capture, &fleet.canaries).unwrap_or_else(|findings| {

@@ -238,6 +238,14 @@ fn check_name(field: &'static str, name: &str) -> Result<(), ModelError> {
     })
 }
 
+/// Checks names of classes, wherever they come from: printable, bounded and unique.
+///
+/// # Errors
+/// [`ModelError::Name`] or [`ModelError::DuplicateName`].
+pub fn check_classes(classes: &[String]) -> Result<(), ModelError> {
+    check_names("class", classes)
+}
+
 /// Names that are printable, bounded and unique.
 pub(crate) fn check_names(field: &'static str, names: &[String]) -> Result<(), ModelError> {
     let mut seen = BTreeSet::new();

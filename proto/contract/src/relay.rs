@@ -97,6 +97,8 @@ pub struct Relay {
 struct Inner {
     plan: Plan,
     schema: Option<Schema>,
+    /// Those the old coordinator knew.
+    answer_headers: BTreeSet<String>,
     release_key: SigningKey,
     authority: CertificateDer<'static>,
     seen: Mutex<Seen>,
@@ -118,6 +120,8 @@ impl Relay {
         assert!(key.is_file(), "{} is missing", key.display());
         let inner = Arc::new(Inner {
             schema: plan.aged.as_ref().map(|(_, frozen)| frozen.schema()),
+            answer_headers: (plan.aged.as_ref())
+                .map_or_else(BTreeSet::new, |(_, frozen)| frozen.answer_headers()),
             release_key: SigningKey::load_or_create(&key).expect("the release key"),
             authority: tls::read_certificate(&plan.state.join("ca.crt")).expect("the authority"),
             seen: Mutex::default(),
@@ -351,6 +355,11 @@ impl Inner {
 
     fn old_headers(&self, metadata: &mut MetadataMap) {
         if let Some((Aged::Coordinator, frozen)) = &self.plan.aged {
+            for name in headers(metadata).into_keys() {
+                if !self.answer_headers.contains(&name) {
+                    metadata.remove(name);
+                }
+            }
             let version = frozen.name().parse().expect("visible ASCII");
             metadata.insert(VERSION_HEADER, version);
         }

@@ -1,6 +1,7 @@
 //! One version of the protocol as descriptors: what it reads in a message, and what it drops.
 
 use std::{
+    collections::BTreeSet,
     marker::PhantomData,
     path::{Path, PathBuf},
 };
@@ -22,6 +23,8 @@ use prost_reflect::{
     ReflectMessage as _, Value,
 };
 use serde_json::{Map, Value as Json};
+
+use crate::tape;
 
 /// The message that carries signed payloads.
 pub const ENVELOPE: &str = "lamplight.v1.Envelope";
@@ -104,6 +107,16 @@ impl Frozen {
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}.{}.0", self.version.0, self.version.1)
+    }
+
+    /// Every header of the contract that its coordinator answered with, by its recording.
+    #[must_use]
+    pub fn answer_headers(&self) -> BTreeSet<String> {
+        let calls = tape::read(&self.dir.join(tape::FILE));
+        calls
+            .into_iter()
+            .flat_map(|c| c.answer.into_keys())
+            .collect()
     }
 
     /// Its protocol.

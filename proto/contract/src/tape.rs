@@ -23,6 +23,9 @@ use tonic::Status;
 
 use crate::schema::Schema;
 
+/// The recording's name beside a version's protocol.
+pub const FILE: &str = "round.jsonl";
+
 /// Headers by name.
 pub type Headers = BTreeMap<String, String>;
 

@@ -26,6 +26,7 @@ use std::fmt::Debug;
 use lamplight_models::{
     graph::Shape,
     image::{ImageError, ImageInput, ImageRule},
+    model::check_classes,
     samples::Samples,
 };
 
@@ -151,6 +152,10 @@ impl PoolSource {
         };
         let labels = pool.labels();
         let classes = pool.classes();
+        check_classes(classes).map_err(|fault| SourceError::ClassNames {
+            file: dir.to_owned(),
+            fault: Box::new(fault),
+        })?;
         let mut places = spec.share.places(labels, classes.len(), pool.groups())?;
         if let Some(kept) = &spec.classes {
             let unknown = kept.iter().find(|name| !classes.contains(name));

@@ -155,6 +155,38 @@ fn idx_files_are_read_and_their_claims_checked() {
 }
 
 #[test]
+fn more_images_than_their_file_can_hold_are_refused_before_their_labels_are_read() {
+    let dir = tempfile::tempdir().expect("dir");
+    let zeros = |dimensions: &[u32], name: &str| {
+        let file = std::fs::File::create(dir.path().join(name)).expect("made");
+        let mut zip = flate2::write::GzEncoder::new(file, flate2::Compression::best());
+        zip.write_all(&idx(dimensions, &vec![0; 60_000]))
+            .expect("zipped");
+        zip.finish().expect("zipped");
+    };
+    zeros(&[60_000, 1, 1], "train-images-idx3-ubyte.gz");
+    zeros(&[60_000], "train-labels-idx1-ubyte.gz");
+    let bomb = open(&format!("idx:{}", dir.path().display()));
+    let fault = bomb.expect_err("a bomb").to_string();
+    assert!(fault.contains("claims 60000 images in"), "{fault}");
+}
+
+#[test]
+fn class_names_that_no_model_could_have_are_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    std::fs::write(dir.path().join("data_batch_1.bin"), record(1, 3)).expect("written");
+    let names = |names: String| {
+        std::fs::write(dir.path().join("batches.meta.txt"), names).expect("written");
+        let spec = format!("cifar10:{}", dir.path().display());
+        open(&spec).expect_err("refused").to_string()
+    };
+    let twice = names("same\n".repeat(10));
+    assert!(twice.contains("class name `same` is used twice"), "{twice}");
+    let control = names((0..10).map(|i| format!("a\tb{i}\n")).collect());
+    assert!(control.contains("control characters"), "{control}");
+}
+
+#[test]
 fn a_folder_per_class_is_a_pool_and_a_bomb_is_none() {
     let dir = tempfile::tempdir().expect("dir");
     for (class, color) in [("bike", [200, 0, 0]), ("car", [0, 100, 0])] {

@@ -18,7 +18,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use lamplight_models::{graph::Shape, samples::Samples};
+use lamplight_models::{graph::Shape, model::MAX_NAME_BYTES, samples::Samples};
 
 use self::table::Table;
 use super::{Pool, most_samples};
@@ -29,8 +29,6 @@ use crate::source::spec::{CsvRows, CsvSpec};
 const MAX_CLASSES: usize = 1000;
 /// Most different groups.
 const MAX_GROUPS: usize = 100_000;
-/// Longest name of a label or group, bytes.
-const MAX_NAME_BYTES: usize = 200;
 /// Most values in a window.
 const MAX_WINDOW_VALUES: usize = 1 << 24;
 /// Most files of a directory.
@@ -94,7 +92,7 @@ impl Names {
             return Some(number);
         }
         let number = self.numbers.len();
-        if number == most || name.len() > MAX_NAME_BYTES {
+        if number == most || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
             return None;
         }
         self.numbers.insert(name.to_owned(), number as u32);
@@ -218,7 +216,10 @@ impl Scan {
 
 fn many(what: &str, most: usize, name: &str) -> String {
     let name: String = name.chars().take(40).collect();
-    format!("`{name}` would be one of more than {most} {what}, or its name is too long")
+    format!(
+        "{name:?} is no name: there are {most} {what} already, or it has more than {MAX_NAME_BYTES} \
+         bytes or a control character"
+    )
 }
 
 fn chosen(spec: &CsvSpec, group: &str) -> bool {

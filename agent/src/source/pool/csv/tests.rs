@@ -213,7 +213,7 @@ fn what_is_wrong_is_named_with_its_line_and_the_remedy() {
     let at = file(dir.path(), "t.csv", &format!("a,label\n{many}"));
     let e = open(&format!("csv:{at}")).expect_err("many").to_string();
     assert!(
-        e.contains("line 1002") && e.contains("more than 1000 labels"),
+        e.contains("line 1002") && e.contains("there are 1000 labels already"),
         "{e}"
     );
 }
@@ -244,4 +244,37 @@ fn a_table_that_changes_while_it_is_used_is_noticed() {
     );
     let e = source.held_out().expect_err("changed").to_string();
     assert!(e.contains("changed while it was read"), "{e}");
+}
+
+#[test]
+fn a_label_that_no_class_could_be_named_by_is_refused_with_its_line() {
+    let dir = tempfile::tempdir().expect("dir");
+    let long = "a".repeat(129);
+    for label in ["wa\u{7}lk", long.as_str()] {
+        let text = format!("x,label\n1,sit\n2,{label}\n");
+        let at = file(dir.path(), "t.csv", &text);
+        let fault = open(&format!("csv:{at}?window=1"))
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            fault.contains("line 3") && fault.contains("is no name"),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn more_windows_than_a_file_can_hold_are_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    let at = dir.path().join("t.csv.gz");
+    let mut zip = flate2::write::GzEncoder::new(
+        std::fs::File::create(&at).expect("made"),
+        flate2::Compression::best(),
+    );
+    zip.write_all("1,a\n".repeat(15_000).as_bytes())
+        .expect("zipped");
+    zip.finish().expect("zipped");
+    let spec = format!("csv:{}?window=1&header=no&label=2", at.display());
+    let fault = open(&spec).expect_err("a bomb").to_string();
+    assert!(fault.contains("there are more than"), "{fault}");
 }
