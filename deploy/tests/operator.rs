@@ -202,6 +202,18 @@ fn an_operators_day() {
         "{wide}"
     );
     assert!(!narrow.contains('\u{1b}') && !wide.contains('\u{1b}'));
+    let coloured = |no_color: Option<&str>| {
+        let mut list = desk.command(&["node", "list"]);
+        list.env("CLICOLOR_FORCE", "1").env_remove("NO_COLOR");
+        no_color.map(|value| list.env("NO_COLOR", value));
+        let output = list.output().expect("the program starts");
+        text(&output.stdout).contains('\u{1b}')
+    };
+    assert!(
+        coloured(None),
+        "a retired node is red where colours are seen"
+    );
+    assert!(!coloured(Some("1")), "NO_COLOR");
     assert_eq!(
         desk.fails(&["node", "list", "--json", "--output", "wide"])
             .0,

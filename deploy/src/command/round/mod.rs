@@ -1,5 +1,7 @@
 //! `lamplight round`: start rounds of fine-tuning, watch them.
 
+mod show;
+
 use std::{
     path::PathBuf,
     process::ExitCode,
@@ -297,72 +299,6 @@ async fn wait(
     }
 }
 
-fn accuracy(metrics: Option<&view::Metrics>) -> String {
-    metrics.map_or_else(String::new, |m| output::percent(m.accuracy))
-}
-
-fn listing(rounds: &[view::Round]) -> String {
-    let mut table = output::table([
-        "round",
-        "task",
-        "model",
-        "phase",
-        "deltas",
-        "release",
-        "accuracy",
-        "started (UTC)",
-    ]);
-    for r in rounds {
-        table.add_row([
-            r.round.to_string(),
-            match r.of {
-                0 => format!("{} ({})", r.task, r.index),
-                of => format!("{} ({}/{of})", r.task, r.index),
-            },
-            r.model.clone(),
-            r.phase.clone(),
-            format!("{}/{}", r.accepted_deltas, r.cohort_nodes),
-            match r.release_version {
-                0 => String::new(),
-                v => v.to_string(),
-            },
-            accuracy(r.evaluation.as_ref()),
-            output::time(r.started_unix_ms),
-        ]);
-    }
-    table.to_string()
-}
-
-fn details(round: &view::Round) -> String {
-    let mut table = output::table([
-        "node", "name", "state", "samples", "aside", "before", "after", "delta", "norm", "seconds",
-    ]);
-    for p in &round.participants {
-        let state = if p.reason.is_empty() {
-            p.state.clone()
-        } else {
-            format!("{}: {}", p.state, p.reason)
-        };
-        table.add_row([
-            p.node_id.clone(),
-            p.name.clone(),
-            state,
-            p.sample_count.to_string(),
-            p.samples_aside.to_string(),
-            accuracy(p.before.as_ref()),
-            accuracy(p.after.as_ref()),
-            output::bytes(p.delta_bytes),
-            format!("{:.3}", p.delta_norm),
-            format!("{:.1}", p.training_seconds),
-        ]);
-    }
-    let mut text = listing(std::slice::from_ref(round));
-    if !round.reason.is_empty() {
-        text = format!("{text}\nreason: {}", round.reason);
-    }
-    format!("{text}\n{table}")
-}
-
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Start(args) => {
@@ -397,7 +333,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 let began = format!("task {} began with round {}", s.task, s.round);
                 match s.rounds.as_slice() {
                     [] => began,
-                    ended => format!("{began}\n{}", listing(ended)),
+                    ended => format!("{began}\n{}", show::listing(ended, args.format.is_wide())),
                 }
             })
         }
@@ -406,7 +342,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let request = wire::ListRoundsRequest { task: args.task };
             let reply = operator.calls.list_rounds(request).await?.into_inner();
             let rounds: Vec<view::Round> = view::all(reply.rounds);
-            args.format.print(&rounds, |r| listing(r))
+            (args.format).print(&rounds, |r| show::listing(r, args.format.is_wide()))
         }
         Command::Show(args) => {
             let mut operator = args.connection.open()?;
@@ -414,7 +350,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let round = (operator.calls.show_round(request).await)
                 .hint(|| "see what rounds there are: lamplight round list".into())?
                 .into_inner();
-            args.format.print(&view::Round::from(round), details)
+            let round = view::Round::from(round);
+            (args.format).print(&round, |r| show::details(r, args.format.is_wide()))
         }
     }
 }
