@@ -29,8 +29,8 @@ use crate::{
 /// Samples in a batch, where no task has said yet: the usual number.
 const BATCH: usize = 32;
 
-/// What is kept free where no model is known yet.
-const UNKNOWN_ROOM: u64 = 64 << 20;
+/// What a usual model and its task take.
+const USUAL_ROOM: u64 = 64 << 20;
 
 /// The newest model here that is whole.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ pub(super) fn models(dir: &NodeDir) -> (Vec<Finding>, Option<Newest>) {
 pub(super) fn room(machine: &dyn Machine, dir: &Path, model: Option<&Newest>) -> Finding {
     match model {
         Some(newest) => disk::space(machine, dir, newest.room(), "the newest model's next task"),
-        None => disk::space(machine, dir, UNKNOWN_ROOM, "a model and its task"),
+        None => disk::space_before_a_model(machine, dir, USUAL_ROOM),
     }
 }
 

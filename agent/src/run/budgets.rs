@@ -1,8 +1,8 @@
 //! What a task may use: its budget and the node's limits, whichever is less.
 
-use std::{collections::BTreeSet, ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, ops::ControlFlow, path::PathBuf, sync::Arc, time::Duration};
 
-use lamplight_models::lane::LaneKind;
+use lamplight_models::{lane::LaneKind, samples::Samples};
 use lamplight_proto::{
     budget::Budget,
     cause::{Exceeded, Measure, Told},
@@ -16,6 +16,7 @@ use crate::{
     limits::Limits,
     link::ReportEvent,
     node::Phase,
+    source::{SampleSource, SourceError, SourceInfo},
     stop,
 };
 
@@ -168,9 +169,26 @@ async fn a_node_waits_for_its_hours_says_so_once_and_then_trains() {
     assert_eq!(bench.twin.accepted().len(), 1);
 }
 
+/// So many samples that no machine is done with them before the hours end.
+#[derive(Debug)]
+struct Many;
+
+impl SampleSource for Many {
+    fn describe(&self) -> SourceInfo {
+        Steps.describe()
+    }
+    fn train(&self) -> Result<Samples, SourceError> {
+        Ok(super::bench::windows(4800, 0))
+    }
+    fn held_out(&self) -> Result<Samples, SourceError> {
+        Steps.held_out()
+    }
+}
+
 #[tokio::test]
 async fn training_is_saved_when_the_hours_end_and_goes_on_when_they_begin_again() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.config.source = Arc::new(|_| Ok(Box::new(Many)));
     let mut offer = bench.offer(1, 1);
     offer.training.epochs = 1000;
     offer.budget = windows("00:00-00:30");

@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-/// What is kept free where no model is known yet.
-const UNKNOWN_ROOM: u64 = 256 << 20;
+/// What a usual model and its first round take.
+const USUAL_ROOM: u64 = 256 << 20;
 
 /// Files of older releases that are read whole; of all others only their presence is looked at.
 const SPOTS: usize = 8;
@@ -86,12 +86,7 @@ pub(super) fn room(machine: &dyn Machine, dir: &StateDir, seen: Option<&Seen>) -
         .map(|seen| seen.scale)
         .filter(|scale| scale.parameters > 0);
     let Some(Scale { nodes, parameters }) = scale else {
-        return disk::space(
-            machine,
-            dir.path(),
-            UNKNOWN_ROOM,
-            "a model and its first round",
-        );
+        return disk::space_before_a_model(machine, dir.path(), USUAL_ROOM);
     };
     // A delta and a carry are 4 bytes a value, a release is less.
     let need = (nodes + 2)

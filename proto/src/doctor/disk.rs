@@ -14,22 +14,38 @@ use super::{Finding, Machine, bytes};
 const PROBE_BYTES: usize = 2 << 20;
 const BLOCK_BYTES: usize = 64 << 10;
 
+/// Below this not even a small model fits beside database and log.
+const LEAST_BYTES: u64 = 16 << 20;
+
 /// Below this, every checkpoint and every commit is a long wait.
 const SLOW_MB_PER_SECOND: f64 = 1.0;
+
+const SPACE: &str = "disk space";
+
+fn free(machine: &dyn Machine, dir: &Path) -> Result<u64, Finding> {
+    machine.free_bytes(dir).map_err(|e| {
+        Finding::fault(
+            SPACE,
+            format!("free space of {} cannot be asked: {e}", dir.display()),
+            "check that the disk is mounted and the directory may be entered",
+        )
+    })
+}
+
+fn too_little(says: String) -> Finding {
+    Finding::fault(
+        SPACE,
+        says,
+        "free some space, or put `dir` on a larger disk",
+    )
+}
 
 /// Whether `need` bytes, wanted for `what`, fit on the disk that holds `dir`.
 #[must_use]
 pub fn space(machine: &dyn Machine, dir: &Path, need: u64, what: &str) -> Finding {
-    const CHECK: &str = "disk space";
-    let free = match machine.free_bytes(dir) {
+    let free = match free(machine, dir) {
         Ok(free) => free,
-        Err(e) => {
-            return Finding::fault(
-                CHECK,
-                format!("free space of {} cannot be asked: {e}", dir.display()),
-                "check that the disk is mounted and the directory may be entered",
-            );
-        }
+        Err(finding) => return finding,
     };
     let says = format!(
         "{} free for {}; {what} may need {}",
@@ -38,15 +54,34 @@ pub fn space(machine: &dyn Machine, dir: &Path, need: u64, what: &str) -> Findin
         bytes(need)
     );
     if free < need {
-        Finding::fault(
-            CHECK,
-            says,
-            "free some space, or put `dir` on a larger disk",
-        )
+        too_little(says)
     } else if free / 2 < need {
-        Finding::warning(CHECK, says, "free some space before it is needed")
+        Finding::warning(SPACE, says, "free some space before it is needed")
     } else {
-        Finding::ok(CHECK, says)
+        Finding::ok(SPACE, says)
+    }
+}
+
+/// The same where no model is known yet. `typical` bytes are what a usual one takes, so less is no more
+/// than a warning: the model that comes may be small.
+#[must_use]
+pub fn space_before_a_model(machine: &dyn Machine, dir: &Path, typical: u64) -> Finding {
+    let free = match free(machine, dir) {
+        Ok(free) => free,
+        Err(finding) => return finding,
+    };
+    let at = format!("{} free for {}", bytes(free), dir.display());
+    if free < LEAST_BYTES {
+        let least = bytes(LEAST_BYTES);
+        too_little(format!("{at}; the database and the log alone need {least}"))
+    } else if free < typical {
+        let says = format!(
+            "{at}; no model is here yet, and a usual one takes {}",
+            bytes(typical)
+        );
+        Finding::warning(SPACE, says, "free some space before a large model comes")
+    } else {
+        Finding::ok(SPACE, format!("{at}; no model is here yet"))
     }
 }
 
@@ -112,7 +147,10 @@ pub fn speed(dir: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{State, ThisMachine};
+    use crate::{
+        doctor::{State, ThisMachine},
+        ids::UnixMillis,
+    };
 
     #[test]
     fn the_probe_leaves_nothing_behind() {
@@ -133,5 +171,35 @@ mod tests {
         assert_eq!(state(free / 4 * 3), State::Warning);
         let gone = space(&ThisMachine, &dir.path().join("gone"), 0, "a model");
         assert_eq!(gone.state, State::Fault);
+    }
+
+    /// A disk with so much free.
+    #[derive(Debug)]
+    struct Free(u64);
+
+    impl Machine for Free {
+        fn now(&self) -> UnixMillis {
+            ThisMachine.now()
+        }
+        fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+            Ok(self.0)
+        }
+        fn available_memory(&self) -> io::Result<u64> {
+            ThisMachine.available_memory()
+        }
+        fn processors(&self) -> usize {
+            ThisMachine.processors()
+        }
+        fn user(&self) -> Option<u32> {
+            ThisMachine.user()
+        }
+    }
+
+    #[test]
+    fn a_small_disk_is_no_fault_before_a_model_is_known() {
+        let state = |free| space_before_a_model(&Free(free), Path::new("/"), 64 << 20).state;
+        assert_eq!(state(64 << 20), State::Ok);
+        assert_eq!(state(63 << 20), State::Warning);
+        assert_eq!(state(15 << 20), State::Fault);
     }
 }
