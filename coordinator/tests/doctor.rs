@@ -50,6 +50,9 @@ impl Machine for Planted {
     fn available_memory(&self) -> io::Result<u64> {
         Ok(4 << 30)
     }
+    fn total_memory(&self) -> io::Result<u64> {
+        Ok(8 << 30)
+    }
     fn processors(&self) -> usize {
         4
     }

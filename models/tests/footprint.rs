@@ -64,6 +64,12 @@ fn footprint(batch: usize, trainable: Trainable) -> (Footprint, usize) {
     let lane: Arc<dyn Lane> = Arc::new(CpuLane::new(1));
     let (train, config) = (samples(32), config(batch, trainable));
     let foretold = Footprint::of(&model(), &config, &lane, &train, &samples(8)).expect("told");
+    let least = Footprint::least(&model(), &config, train.len(), 8).expect("told");
+    assert!(least.total() <= foretold.total(), "{least:?} {foretold:?}");
+    assert!(
+        least.activations > foretold.activations / 2,
+        "{least:?} {foretold:?}"
+    );
     let mut run = Trainer::new(model(), config, lane).expect("a run");
     run.epoch(&train, &mut |_| ControlFlow::Continue(()))
         .expect("trained");

@@ -146,7 +146,8 @@ pub(super) fn room(machine: &dyn Machine, dir: &Path, model: Option<&Newest>) ->
     }
 }
 
-/// Whether training fits into the budget, and the budget into the machine.
+/// Whether training fits into the budget, and the budget into the machine. An agent that trains just now
+/// holds some of the memory itself, so what is available at the moment is at most a warning.
 pub(super) fn memory(
     machine: &dyn Machine,
     limits: &Limits,
@@ -154,31 +155,45 @@ pub(super) fn memory(
     data: Option<&Data>,
 ) -> Finding {
     const CHECK: &str = "memory";
-    let available = match machine.available_memory() {
-        Ok(available) => available,
-        Err(e) => {
-            let says = format!("this machine does not tell how much is available: {e}");
+    let (total, available) = match (machine.total_memory(), machine.available_memory()) {
+        (Ok(total), Ok(available)) => (total, available),
+        (Err(e), _) | (_, Err(e)) => {
+            let says = format!("this machine does not tell how much it has: {e}");
             return Finding::warning(CHECK, says, "see with the system's own tools");
         }
     };
     let budget = limits.budget.memory_bytes;
-    let has = format!("{} are available", bytes(available));
-    if let Some(budget) = budget.filter(|budget| *budget > available) {
+    if let Some(budget) = budget.filter(|budget| *budget > total) {
         return Finding::fault(
             CHECK,
-            format!("limits.memory_mib allows {}, but only {has}", bytes(budget)),
-            "lower limits.memory_mib, or end other programs",
+            format!(
+                "limits.memory_mib allows {}, but this machine has only {}",
+                bytes(budget),
+                bytes(total)
+            ),
+            "lower limits.memory_mib",
         );
     }
+    let has = format!("{} of {} are available now", bytes(available), bytes(total));
     let whose = match budget {
         Some(budget) => format!("limits.memory_mib allows {}, {has}", bytes(budget)),
         None => format!("{has}, no budget is set"),
     };
     let need = match (newest, data) {
         (Some(newest), Some(data)) => newest.memory(data),
-        (None, _) => return Finding::ok(CHECK, format!("{whose}; no model has been pulled yet")),
+        (None, _) => {
+            return at_the_moment(
+                format!("{whose}; no model has been pulled yet"),
+                budget,
+                available,
+            );
+        }
         (_, None) => {
-            return Finding::ok(CHECK, format!("{whose}; without data nothing is trained"));
+            return at_the_moment(
+                format!("{whose}; without data nothing is trained"),
+                budget,
+                available,
+            );
         }
     };
     let need = match need {
@@ -196,11 +211,25 @@ pub(super) fn memory(
         "the newest model needs {} to train on this data (batches of {BATCH}); {whose}",
         bytes(need)
     );
-    if need > budget.unwrap_or(available) {
-        Finding::fault(
+    if need > budget.unwrap_or(total) {
+        return Finding::fault(
             CHECK,
             says,
             "raise limits.memory_mib if the machine has more, or ask for tasks with smaller batches",
+        );
+    }
+    at_the_moment(says, Some(need), available)
+}
+
+/// Whether what is wanted is available at the moment.
+fn at_the_moment(says: String, wanted: Option<u64>, available: u64) -> Finding {
+    const CHECK: &str = "memory";
+    if wanted.is_some_and(|wanted| wanted > available) {
+        Finding::warning(
+            CHECK,
+            says,
+            "nothing, if the agent is training; else end other programs, or less is left for it than it \
+             may take",
         )
     } else {
         Finding::ok(CHECK, says)

@@ -272,10 +272,14 @@ pub fn learn(
     drop(bytes);
 
     // 2. The node's samples, as the model wants images and under its class numbers; those whose class
-    //    it does not have stay aside.
+    //    it does not have stay aside. What would not fit the memory in any case is not even read.
     let image = base.image_input().map_err(|e| GgufError::Model(e.into()))?;
     let source = open_source(image.as_ref())?;
     fit::check(&base, &source.describe())?;
+    let config = train_config(&offer.training, &base.info.channels);
+    let (to_train, to_hold) = source.counts();
+    let least = Footprint::least(&base, &config, to_train, to_hold)?;
+    within_memory(offer, settings, least)?;
     let Sorted {
         train,
         held_out,
@@ -285,7 +289,10 @@ pub fn learn(
     // 3. Begin, or go on where the last checkpoint stands.
     let lane = open(settings.device, settings.threads)?;
     let mut header = Header::new(offer.lease, offer.base_digest, digest(&train), None);
-    fits(&base, offer, settings, &lane, &train, &held_out)?;
+    if settings.bounds.memory_bytes.is_some() {
+        let footprint = Footprint::of(&base, &config, &lane, &train, &held_out)?;
+        within_memory(offer, settings, footprint)?;
+    }
     let mut meter = match settings.bounds.energy_joules {
         None => None,
         Some(joules) => Some((
@@ -425,21 +432,17 @@ fn begin(
     Ok(Trainer::new(base.clone(), config, lane.clone())?)
 }
 
-/// Refuses before any of it is taken: a process that is killed for memory loses more than a task.
-fn fits(
-    base: &Model,
+/// Refuses what is more than task and node allow: a process that is killed for memory loses more than a
+/// task.
+fn within_memory(
     offer: &RoundOffer,
     settings: &Settings,
-    lane: &Arc<dyn Lane>,
-    train: &Samples,
-    held_out: &Samples,
+    footprint: Footprint,
 ) -> Result<(), LearnError> {
     const MIB: u64 = 1 << 20;
     let Some(allowed) = settings.bounds.memory_bytes else {
         return Ok(());
     };
-    let config = train_config(&offer.training, &base.info.channels);
-    let footprint = Footprint::of(base, &config, lane, train, held_out)?;
     let needed = footprint.total();
     tracing::info!(round = %offer.round, needed, allowed, ?footprint, "memory of training, bytes");
     if needed > allowed {

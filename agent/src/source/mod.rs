@@ -43,6 +43,12 @@ pub trait SampleSource: Debug + Send + Sync {
     /// What the windows are.
     fn describe(&self) -> SourceInfo;
 
+    /// How many windows [`Self::train`] and [`Self::held_out`] will return, told before their values are in
+    /// memory; 0 where that is not known.
+    fn counts(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
     /// The windows to train on, raw, in the order of time; empty under [`Split::All`].
     ///
     /// # Errors

@@ -36,6 +36,7 @@ struct Planted {
     clock_ahead: Duration,
     free_bytes: Option<u64>,
     available_memory: Option<u64>,
+    total_memory: Option<u64>,
 }
 
 impl Machine for Planted {
@@ -50,6 +51,9 @@ impl Machine for Planted {
     fn available_memory(&self) -> io::Result<u64> {
         // Other tests may leave little.
         Ok(self.available_memory.unwrap_or(4 << 30))
+    }
+    fn total_memory(&self) -> io::Result<u64> {
+        Ok(self.total_memory.unwrap_or(8 << 30))
     }
     fn processors(&self) -> usize {
         4
@@ -339,6 +343,13 @@ async fn a_certificate_for_another_host_is_found_by_reachability() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_takes_calls_and_never_answers_does_not_hold_the_doctor() {
+    let node = Node::new(Authority::mute()).await;
+    let report = node.ask(&Planted::default()).await;
+    only_fault(&report, "reachability", "health: no answer within 5 s");
+}
+
+#[tokio::test]
 async fn a_clock_that_is_ahead_of_the_coordinators_is_found() {
     let node = Node::well().await;
     let machine = Planted {
@@ -367,11 +378,27 @@ async fn a_budget_beyond_the_machines_memory_is_found() {
     let mut node = Node::well().await;
     node.set("limits", "memory_mib = 512");
     let machine = Planted {
-        available_memory: Some(256 << 20),
+        total_memory: Some(256 << 20),
         ..Planted::default()
     };
-    let says = "limits.memory_mib allows 512 MiB, but only 256 MiB are available";
+    let says = "limits.memory_mib allows 512 MiB, but this machine has only 256 MiB";
     only_fault(&node.ask(&machine).await, "memory", says);
+}
+
+#[tokio::test]
+async fn memory_that_is_taken_just_now_is_a_warning_for_the_agent_may_be_training() {
+    let mut node = Node::well().await;
+    node.set("limits", "memory_mib = 512");
+    let machine = Planted {
+        available_memory: Some(1000),
+        ..Planted::default()
+    };
+    let report = node.ask(&machine).await;
+    assert_eq!(report.exit_code(), 0, "{}", report.text());
+    let memory = report.findings.iter().find(|f| f.check == "memory");
+    let memory = memory.expect("looked at");
+    assert_eq!(memory.state, State::Warning, "{}", report.text());
+    assert!(memory.says.contains("1000 B of 8.0 GiB"), "{}", memory.says);
 }
 
 #[tokio::test]

@@ -23,12 +23,18 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_server::{Health, HealthServer},
+};
 
 /// A certificate authority, as `lamplight init` makes one.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     /// What its server's certificate names.
     hosts: Vec<String>,
+    /// Whether its server answers when asked for its health.
+    answers: bool,
 }
 
 impl Authority {
@@ -44,6 +50,15 @@ impl Authority {
         Self {
             issuer: CertifiedIssuer::self_signed(params, key).expect("an authority"),
             hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+            answers: true,
+        }
+    }
+
+    /// One whose server takes calls and never says how it is.
+    pub(crate) fn mute() -> Self {
+        Self {
+            answers: false,
+            ..Self::new()
         }
     }
 
@@ -91,13 +106,18 @@ pub(crate) async fn serve(twin: Twin, authority: Arc<Authority>) -> SocketAddr {
             });
         }
     });
-    let edge = Edge { twin, authority };
     // Serving, from the beginning.
     let (_, health) = tonic_health::server::health_reporter();
+    let (health, mute) = match authority.answers {
+        true => (Some(health), None),
+        false => (None, Some(HealthServer::new(Mute))),
+    };
+    let edge = Edge { twin, authority };
     tokio::spawn(
         Server::builder()
             .layer(ServerVersions)
-            .add_service(health)
+            .add_optional_service(health)
+            .add_optional_service(mute)
             .add_service(enrolment_server::EnrolmentServer::new(edge.clone()))
             .add_service(rounds_server::RoundsServer::new(edge.clone()))
             .add_service(models_server::ModelsServer::new(edge.clone()))
@@ -105,6 +125,27 @@ pub(crate) async fn serve(twin: Twin, authority: Arc<Authority>) -> SocketAddr {
             .serve_with_incoming(ReceiverStream::new(rx)),
     );
     address
+}
+
+struct Mute;
+
+#[tonic::async_trait]
+impl Health for Mute {
+    type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        std::future::pending().await
+    }
+
+    async fn watch(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        std::future::pending().await
+    }
 }
 
 #[derive(Clone)]

@@ -143,6 +143,20 @@ impl Executor {
         )
     }
 
+    /// Values of one sample that are in memory together when a forward that keeps them is done, or that
+    /// the largest node makes, whichever is more: no step takes less. Known before anything runs.
+    #[must_use]
+    pub fn least_values(&self) -> u64 {
+        let size =
+            |shape: &[usize]| (shape.iter()).fold(1_u64, |size, &d| size.saturating_mul(d as u64));
+        let sizes = self.graph.shapes.iter().map(|shape| size(shape));
+        let largest = sizes.clone().max().unwrap_or(0);
+        let kept = (sizes.zip(&self.plan.kept))
+            .filter(|(_, kept)| **kept)
+            .fold(0, |sum: u64, (size, _)| sum.saturating_add(size));
+        kept.max(largest)
+    }
+
     /// Runs the graph and returns its output (`[batch, output]`, channels last).
     ///
     /// With `keep`, what [`Executor::adjoint`] needs stays in memory; without, values go as soon as

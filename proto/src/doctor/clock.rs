@@ -70,6 +70,9 @@ mod tests {
         fn available_memory(&self) -> io::Result<u64> {
             Ok(0)
         }
+        fn total_memory(&self) -> io::Result<u64> {
+            Ok(0)
+        }
         fn processors(&self) -> usize {
             1
         }

@@ -187,6 +187,9 @@ mod tests {
         fn available_memory(&self) -> io::Result<u64> {
             ThisMachine.available_memory()
         }
+        fn total_memory(&self) -> io::Result<u64> {
+            ThisMachine.total_memory()
+        }
         fn processors(&self) -> usize {
             ThisMachine.processors()
         }

@@ -22,6 +22,12 @@ pub trait Machine: Debug + Send + Sync {
     /// Where the system does not tell.
     fn available_memory(&self) -> io::Result<u64>;
 
+    /// Bytes of memory there are, in use or not: of the machine, or of its control group if that is less.
+    ///
+    /// # Errors
+    /// Where the system does not tell.
+    fn total_memory(&self) -> io::Result<u64>;
+
     /// Processors there are.
     fn processors(&self) -> usize;
 
@@ -68,6 +74,16 @@ impl Machine for ThisMachine {
         }
     }
 
+    fn total_memory(&self) -> io::Result<u64> {
+        let mut system = sysinfo::System::new().map_err(io::Error::other)?;
+        system.refresh_memory();
+        let of_group = system.cgroup_limits().map(|group| group.total_memory);
+        match system.total_memory() {
+            0 => Err(io::ErrorKind::Unsupported.into()),
+            of_machine => Ok(of_group.map_or(of_machine, |group| group.min(of_machine))),
+        }
+    }
+
     fn processors(&self) -> usize {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
@@ -92,6 +108,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         assert!(ThisMachine.free_bytes(dir.path()).expect("a disk") > 0);
         assert!(ThisMachine.available_memory().expect("memory") > 1 << 20);
+        let total = ThisMachine.total_memory().expect("memory");
+        assert!(ThisMachine.available_memory().expect("memory") <= total);
         assert!(ThisMachine.processors() >= 1);
         assert!(ThisMachine.free_bytes(&dir.path().join("gone")).is_err());
     }

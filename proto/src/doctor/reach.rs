@@ -59,11 +59,12 @@ pub async fn coordinator(address: &Address, trust: Trust<'_>) -> (Finding, Optio
 async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match timeout(STEP, step).await {
         Ok(done) => done,
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no answer within {} s", STEP.as_secs()),
-        )),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, no_answer())),
     }
+}
+
+fn no_answer() -> String {
+    format!("no answer within {} s", STEP.as_secs())
 }
 
 async fn steps(address: &Address, trust: Trust<'_>) -> Result<Reached, Finding> {
@@ -110,9 +111,12 @@ async fn steps(address: &Address, trust: Trust<'_>) -> Result<Reached, Finding> 
         )
     };
     let link = link.map_err(|e| unhealthy(e.to_string()))?;
-    let asked = HealthClient::new(link)
-        .check(HealthCheckRequest::default())
-        .await;
+    let mut client = HealthClient::new(link);
+    let asked = client.check(HealthCheckRequest::default());
+    // A peer that keeps the connection alive and never answers must not hold the doctor.
+    let asked = timeout(STEP, asked)
+        .await
+        .map_err(|_| unhealthy(no_answer()))?;
     let answer =
         asked.map_err(|status| unhealthy(format!("{:?}: {}", status.code(), status.message())))?;
     let headers = answer.metadata().clone().into_headers();

@@ -131,7 +131,15 @@ impl HaptSource {
         })
     }
 
-    fn samples(&self, choose: impl Fn(Vec<Place>) -> Vec<Place>) -> Samples {
+    /// Which of a person's windows are to train on, and which are held out.
+    fn parts(&self) -> (Choose, Choose) {
+        match self.split {
+            Split::InTime => (|all| windows::part(&all).0, |all| windows::part(&all).1),
+            Split::All => (|_| Vec::new(), |all| all),
+        }
+    }
+
+    fn samples(&self, choose: Choose) -> Samples {
         let mut samples = Samples {
             shape: vec![CHANNELS.len(), LENGTH],
             classes: CLASSES.iter().map(ToString::to_string).collect(),
@@ -160,6 +168,9 @@ impl HaptSource {
         samples
     }
 }
+
+/// Picks some of a person's windows.
+type Choose = fn(Vec<Place>) -> Vec<Place>;
 
 /// How a directory is laid out.
 #[derive(Debug)]
@@ -262,18 +273,21 @@ impl SampleSource for HaptSource {
         }
     }
 
+    fn counts(&self) -> (usize, usize) {
+        let count = |choose: Choose| {
+            let people = self.people.iter();
+            (people.map(|person| choose(windows::cut(&person.segments)).len())).sum()
+        };
+        let (train, held_out) = self.parts();
+        (count(train), count(held_out))
+    }
+
     fn train(&self) -> Result<Samples, SourceError> {
-        Ok(match self.split {
-            Split::InTime => self.samples(|places| windows::part(&places).0),
-            Split::All => self.samples(|_| Vec::new()),
-        })
+        Ok(self.samples(self.parts().0))
     }
 
     fn held_out(&self) -> Result<Samples, SourceError> {
-        Ok(match self.split {
-            Split::InTime => self.samples(|places| windows::part(&places).1),
-            Split::All => self.samples(|places| places),
-        })
+        Ok(self.samples(self.parts().1))
     }
 }
 

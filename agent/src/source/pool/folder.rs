@@ -27,6 +27,9 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Most bytes that decoding may cost per byte of file. A photograph costs some 30 and a black frame 600; what
 /// claims more was made to take memory, not to be looked at.
 const MAX_COST: u64 = 700;
+/// Most bytes that decoding one image may cost, however large its file: a node is small. 64 megapixels in
+/// color.
+const MAX_DECODED_BYTES: u64 = 192 << 20;
 /// Files smaller than this are counted as having it.
 const LEAST_BYTES: u64 = 1 << 10;
 
@@ -160,7 +163,9 @@ pub(in crate::source) fn parse(bytes: &[u8], to: &ImageInput) -> io::Result<Vec<
     let wrong = |fault: String| io::Error::new(io::ErrorKind::InvalidData, fault);
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let jpeg = reader.format() == Some(ImageFormat::Jpeg);
-    let limit = MAX_COST.saturating_mul(LEAST_BYTES.max(bytes.len() as u64));
+    let limit = MAX_COST
+        .saturating_mul(LEAST_BYTES.max(bytes.len() as u64))
+        .min(MAX_DECODED_BYTES);
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(limit);
     reader.limits(limits);
@@ -171,10 +176,19 @@ pub(in crate::source) fn parse(bytes: &[u8], to: &ImageInput) -> io::Result<Vec<
         .saturating_mul(if jpeg { 4 } else { 1 });
     if cost > limit {
         let (width, height) = decoder.dimensions();
-        return Err(wrong(format!(
-            "{width} x {height} pixels in a file of {} bytes are more than it can hold",
-            bytes.len()
-        )));
+        return Err(wrong(if cost > MAX_DECODED_BYTES {
+            format!(
+                "{width} x {height} pixels take {} MiB when decoded, at most {} are taken for one image; \
+                 scale it down",
+                cost >> 20,
+                MAX_DECODED_BYTES >> 20
+            )
+        } else {
+            format!(
+                "{width} x {height} pixels in a file of {} bytes are more than it can hold",
+                bytes.len()
+            )
+        }));
     }
     let upright = decoder.orientation().map_err(|e| wrong(e.to_string()))?;
     let image = DynamicImage::from_decoder(decoder).map_err(|e| wrong(e.to_string()))?;
@@ -278,6 +292,31 @@ mod tests {
             grey[55].round(),
             f32::from(image::Rgb([0_u8, 255, 0]).to_luma().0[0])
         );
+    }
+
+    #[test]
+    fn an_image_that_would_take_a_nodes_memory_is_refused_however_large_its_file() {
+        // A header that claims 20000 x 20000 grey pixels, and a megabyte of comment.
+        let chunk = |name: &[u8; 4], body: &[u8]| {
+            let named = [name.as_slice(), body].concat();
+            let mut crc = flate2::Crc::new();
+            crc.update(&named);
+            let length = (body.len() as u32).to_be_bytes();
+            [&length, named.as_slice(), &crc.sum().to_be_bytes()].concat()
+        };
+        let side = 20_000_u32.to_be_bytes();
+        let header = [side.as_slice(), &side, &[8, 0, 0, 0, 0]].concat();
+        let file = [
+            b"\x89PNG\r\n\x1a\n".to_vec(),
+            chunk(b"IHDR", &header),
+            chunk(b"teXt", &vec![b'x'; 1 << 20]),
+            chunk(b"IDAT", &[]),
+            chunk(b"IEND", &[]),
+        ]
+        .concat();
+        let to = input(Resize::ShortestSide(10), [1, 10, 10]);
+        let e = parse(&file, &to).expect_err("refused").to_string();
+        assert!(e.contains("20000 x 20000 pixels take 381 MiB"), "{e}");
     }
 
     #[test]

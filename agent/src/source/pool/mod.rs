@@ -197,12 +197,6 @@ impl PoolSource {
         })
     }
 
-    /// How many samples this part has to train on, and how many are held out.
-    #[must_use]
-    pub fn counts(&self) -> (usize, usize) {
-        (self.train.len(), self.held_out.len())
-    }
-
     /// Shape of one sample.
     fn shape(&self) -> Shape {
         match &self.remade {
@@ -255,6 +249,10 @@ impl SampleSource for PoolSource {
             origin: self.origin.clone(),
             simulated: false,
         }
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        (self.train.len(), self.held_out.len())
     }
 
     fn train(&self) -> Result<Samples, SourceError> {

@@ -57,6 +57,10 @@ const ORDER_OF_TRAIN: u64 = 1;
 const ORDER_OF_HELD_OUT: u64 = 2;
 const WINDOW: u64 = 3;
 
+/// A part of a post's record, `(order, first, count)`: windows `first..first + count`, whose classes the
+/// stream of purpose `order` puts in order.
+type Part = (u64, usize, usize);
+
 /// The simulated posts a specification names.
 #[derive(Debug)]
 pub struct PostSource {
@@ -78,9 +82,8 @@ impl PostSource {
         Self { posts, spec, keep }
     }
 
-    /// Parts of each post's record, post after post. A part is `(order, first, count)`: windows
-    /// `first..first + count`, whose classes the stream of purpose `order` puts in order.
-    fn windows(&self, parts: &[(u64, usize, usize)]) -> Samples {
+    /// Parts of each post's record, post after post.
+    fn windows(&self, parts: &[Part]) -> Samples {
         let mut samples = Samples {
             shape: vec![CHANNELS.len(), parameters::WINDOW],
             classes: CLASSES.iter().map(ToString::to_string).collect(),
@@ -110,12 +113,25 @@ impl PostSource {
         samples
     }
 
-    fn train_part(&self) -> (u64, usize, usize) {
-        (ORDER_OF_TRAIN, 0, self.spec.train)
+    /// How many windows [`Self::windows`] makes of these parts.
+    fn count(&self, parts: &[Part]) -> usize {
+        let kept = |post: &Post, count: usize| {
+            let kinds = quota(&post.mix, count).into_iter();
+            kinds.filter(|&kind| self.keep.class(kind as usize)).count()
+        };
+        let counts = parts.iter().map(|&(_, _, count)| count);
+        let each = |post| counts.clone().map(|count| kept(post, count)).sum::<usize>();
+        self.posts.iter().map(each).sum()
     }
 
-    fn held_out_part(&self) -> (u64, usize, usize) {
-        (ORDER_OF_HELD_OUT, self.spec.train, self.spec.held_out)
+    /// The parts to train on, and those held out.
+    fn parts(&self) -> (Vec<Part>, Vec<Part>) {
+        let train = (ORDER_OF_TRAIN, 0, self.spec.train);
+        let held_out = (ORDER_OF_HELD_OUT, self.spec.train, self.spec.held_out);
+        match self.keep.split {
+            Split::InTime => (vec![train], vec![held_out]),
+            Split::All => (Vec::new(), vec![train, held_out]),
+        }
     }
 }
 
@@ -139,18 +155,17 @@ impl SampleSource for PostSource {
         }
     }
 
+    fn counts(&self) -> (usize, usize) {
+        let (train, held_out) = self.parts();
+        (self.count(&train), self.count(&held_out))
+    }
+
     fn train(&self) -> Result<Samples, SourceError> {
-        Ok(match self.keep.split {
-            Split::InTime => self.windows(&[self.train_part()]),
-            Split::All => self.windows(&[]),
-        })
+        Ok(self.windows(&self.parts().0))
     }
 
     fn held_out(&self) -> Result<Samples, SourceError> {
-        Ok(match self.keep.split {
-            Split::InTime => self.windows(&[self.held_out_part()]),
-            Split::All => self.windows(&[self.train_part(), self.held_out_part()]),
-        })
+        Ok(self.windows(&self.parts().1))
     }
 }
 
