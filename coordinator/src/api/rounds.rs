@@ -168,7 +168,8 @@ impl House {
         // While it works a node reports and does not poll: that it is heard of must not depend on polls.
         let doing = match &told {
             Told::Progress(progress) => progress.phase,
-            Told::Failure(_) | Told::Waiting(_) => caller.phase.as_str(),
+            Told::Waiting(_) => "idle",
+            Told::Failure(_) => caller.phase.as_str(),
         };
         let now = self.now();
         if caller.phase != doing || is_long_ago(caller.last_seen, now) {
@@ -195,6 +196,9 @@ impl House {
             }
             Told::Waiting(heard) => {
                 let wanted = self.phase(round, is_collecting)?;
+                if wanted {
+                    self.watch.rests(round, node);
+                }
                 let reason = one_line(&heard.to_string(), REASON_CHARS);
                 if wanted && asked.reason != reason {
                     tracing::info!(round = round.0, node = %node, reason, "node waits");

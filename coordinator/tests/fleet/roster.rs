@@ -381,6 +381,10 @@ async fn a_node_that_works_is_seen_and_so_is_what_it_does() {
     site.clock.advance(std::time::Duration::from_secs(20));
     assert!(node.reports(&offer, Event::Waiting(waiting)).await);
     let shown = op.node(node.id.as_str()).await.unwrap();
+    assert_eq!(
+        (shown.phase.as_str(), shown.rounds[0].state.as_str()),
+        ("idle", "offered")
+    );
     assert_eq!(shown.last_seen_unix_ms, site.clock.now().0);
 }
 
@@ -397,7 +401,7 @@ async fn what_retiring_a_node_owes_is_done_after_a_crash_in_between() {
     other.take_part(1).await;
     server.crash();
     // Its state was written, and then the plug was pulled.
-    let store = Store::open(&StateDir::new(&site.path()).database()).unwrap();
+    let store = Store::open(&StateDir::new(site.path()).database()).unwrap();
     let retired = lamplight_coordinator::store::nodes::NodeState::Retired;
     (store.write(|tx| nodes::set_state(tx, &node.id, retired, "gone", site.clock.now()))).unwrap();
     drop(store);
