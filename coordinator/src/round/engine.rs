@@ -321,3 +321,21 @@ pub(crate) fn awaits(phase: &Phase, round: RoundId, node: &NodeId) -> Result<Uni
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_whose_step_failed_rests_longer_each_time_and_no_other_does() {
+        let engine = Engine::default();
+        let (stuck, other) = (RoundId(1), RoundId(2));
+        assert!(!engine.is_resting(stuck));
+        let waits: Vec<Duration> = (0..9).map(|_| engine.rest(stuck)).collect();
+        assert_eq!(waits[..2], [FIRST_REST, FIRST_REST * 2]);
+        assert_eq!(waits[8], LONGEST_REST);
+        assert!(engine.is_resting(stuck) && !engine.is_resting(other));
+        engine.rested(stuck);
+        assert_eq!(engine.rest(stuck), FIRST_REST);
+    }
+}
