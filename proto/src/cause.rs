@@ -100,16 +100,10 @@ pub enum Measure {
     MemoryMib,
     /// Energy, joules.
     EnergyJoules,
-    /// Bytes pulled.
-    DownloadBytes,
     /// Bytes sent.
     UploadBytes,
     /// Bytes pulled and sent.
     TransferBytes,
-    /// Wall time, seconds.
-    Seconds,
-    /// Passes over the samples.
-    Epochs,
 }
 
 impl fmt::Display for Measure {
@@ -117,11 +111,8 @@ impl fmt::Display for Measure {
         f.write_str(match self {
             Self::MemoryMib => "MiB of memory",
             Self::EnergyJoules => "joules",
-            Self::DownloadBytes => "bytes to pull",
             Self::UploadBytes => "bytes to send",
             Self::TransferBytes => "bytes to pull and send",
-            Self::Seconds => "seconds",
-            Self::Epochs => "epochs",
         })
     }
 }
@@ -426,11 +417,8 @@ mod tests {
         let measures = [
             Measure::MemoryMib,
             Measure::EnergyJoules,
-            Measure::DownloadBytes,
             Measure::UploadBytes,
             Measure::TransferBytes,
-            Measure::Seconds,
-            Measure::Epochs,
         ];
         let data = [
             DataFault::Missing,

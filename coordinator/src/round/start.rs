@@ -6,6 +6,7 @@ use rusqlite::{Connection, Transaction};
 
 use lamplight_models::samples::Samples;
 use lamplight_proto::{
+    bounds::MAX_COHORT,
     budget::Hours,
     ids::{Digest, Lease, ModelName, ModelVersion, RoundId, TaskId},
     refusal::{Reason, Refusal},
@@ -20,9 +21,6 @@ use crate::{
         tasks::{self, Task},
     },
 };
-
-/// Nodes of one round: a release's manifest names each delta and must stay readable.
-pub(super) const MAX_COHORT: usize = 30_000;
 
 impl House {
     /// Starts a task and opens its first round. The same key and request again start nothing new.
