@@ -23,7 +23,7 @@ use serde::{
 
 use crate::{limits::Limits, source::SourceSpec};
 
-/// The example, commented: every key there is. `lamplight-agent config example` prints it.
+/// The example, commented: every key there is. `lamplight agent config example` prints it.
 pub const EXAMPLE: &str = include_str!("../../deploy/config/agent.toml");
 
 /// The variable that names the file.

@@ -12,7 +12,7 @@ use lamplight_proto::settings::{Document, LOG_VARIABLE, Log, Setting, SettingsEr
 
 use crate::Config;
 
-/// The example, commented: every key there is. `lamplight-coordinator config example` prints it.
+/// The example, commented: every key there is. `lamplight coordinator config example` prints it.
 pub const EXAMPLE: &str = include_str!("../../deploy/config/coordinator.toml");
 
 /// The variable that names the file.

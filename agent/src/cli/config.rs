@@ -12,18 +12,18 @@ use super::{FileArg, REFUSED, complain};
 use crate::settings::{EXAMPLE, Flags, Loaded};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-agent config example > agent.toml\n  \
-    lamplight-agent config check --config agent.toml\n  \
-    lamplight-agent config print --config agent.toml --json";
+    lamplight agent config example > agent.toml\n  \
+    lamplight agent config check --config agent.toml\n  \
+    lamplight agent config print --config agent.toml --json";
 
-const CHECK: &str = "Example:\n  lamplight-agent config check --config /etc/lamplight/agent.toml\n\n\
+const CHECK: &str = "Example:\n  lamplight agent config check --config /etc/lamplight/agent.toml\n\n\
     Exit codes: 0 `run` can begin with it; 1 it cannot, and stderr says where and why.";
 
-const PRINT: &str = "Example:\n  LAMPLIGHT_AGENT__TRAINING__THREADS=2 lamplight-agent config print \
+const PRINT: &str = "Example:\n  LAMPLIGHT_AGENT__TRAINING__THREADS=2 lamplight agent config print \
     --config agent.toml\n\n\
     What is printed is itself a configuration. No secret is ever part of one.";
 
-const SHOW: &str = "Example:\n  lamplight-agent config example > agent.toml";
+const SHOW: &str = "Example:\n  lamplight agent config example > agent.toml";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -13,8 +13,8 @@ use super::Joining;
 use crate::{doctor, settings::Flags, source::SourceSpec};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-agent doctor --config /etc/lamplight/agent.toml\n  \
-    lamplight-agent doctor --dir /var/lib/lamplight --coordinator fleet.example.org:7443 --json\n\n\
+    lamplight agent doctor --config /etc/lamplight/agent.toml\n  \
+    lamplight agent doctor --dir /var/lib/lamplight --coordinator fleet.example.org:7443 --json\n\n\
     It changes nothing and may be run beside a running agent. Exit codes: 0 no fault (warnings are\n\
     allowed), 1 at least one fault, 2 the doctor itself could not work.";
 

@@ -9,9 +9,9 @@ use super::{Joining, introduce, join, read_token};
 use crate::home::Home;
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-agent enrol --dir /var/lib/lamplight --coordinator fleet.example.org:7443 \\\n      \
+    lamplight agent enrol --dir /var/lib/lamplight --coordinator fleet.example.org:7443 \\\n      \
     --token-file /etc/lamplight/token --name post-17\n  \
-    lamplight-agent enrol --config /etc/lamplight/agent.toml\n\n\
+    lamplight agent enrol --config /etc/lamplight/agent.toml\n\n\
     Repeating the command on an enrolled directory changes nothing.";
 
 /// Tries before a coordinator that cannot be reached is given up: about half a minute.

@@ -19,9 +19,9 @@ use crate::{
 };
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-agent run --dir /var/lib/lamplight --coordinator fleet.example.org:7443 \\\n      \
+    lamplight agent run --dir /var/lib/lamplight --coordinator fleet.example.org:7443 \\\n      \
     --source 'builtin:post?post=3&seed=7'\n  \
-    lamplight-agent run --config /etc/lamplight/agent.toml --threads 2\n\n\
+    lamplight agent run --config /etc/lamplight/agent.toml --threads 2\n\n\
     SIGINT or SIGTERM: the step in hand is finished and saved, and the program ends within\n\
     --grace-seconds; a second signal ends it at once. Nothing that was accepted is lost either way.\n\
     A node that an operator retired ends with exit code 1; starting it again changes nothing.\n\

@@ -15,7 +15,7 @@ use crate::{
     store::{Store, view::Status},
 };
 
-pub(super) const HELP: &str = "Example:\n  lamplight-agent status --dir /var/lib/lamplight --json";
+pub(super) const HELP: &str = "Example:\n  lamplight agent status --dir /var/lib/lamplight --json";
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

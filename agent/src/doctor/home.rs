@@ -16,7 +16,7 @@ use crate::{
     store::{NodeRecord, Store, StoreError},
 };
 
-pub(super) const ENROL_ANEW: &str = "make a token (`lamplight node token`), then `lamplight-agent \
+pub(super) const ENROL_ANEW: &str = "make a token (`lamplight node token`), then `lamplight agent \
                                      enrol` with it into an empty directory";
 
 /// Whether the directory belongs to a node.

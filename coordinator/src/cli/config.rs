@@ -12,18 +12,18 @@ use super::{FileArg, REFUSED, complain};
 use crate::settings::{EXAMPLE, Flags, Loaded};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-coordinator config example > coordinator.toml\n  \
-    lamplight-coordinator config check --config coordinator.toml\n  \
-    lamplight-coordinator config print --config coordinator.toml --json";
+    lamplight coordinator config example > coordinator.toml\n  \
+    lamplight coordinator config check --config coordinator.toml\n  \
+    lamplight coordinator config print --config coordinator.toml --json";
 
-const CHECK: &str = "Example:\n  lamplight-coordinator config check --config /etc/lamplight/coordinator.toml\n\n\
+const CHECK: &str = "Example:\n  lamplight coordinator config check --config /etc/lamplight/coordinator.toml\n\n\
     Exit codes: 0 `run` can begin with it; 1 it cannot, and stderr says where and why.";
 
-const PRINT: &str = "Example:\n  LAMPLIGHT_COORDINATOR__THREADS=2 lamplight-coordinator config print \
+const PRINT: &str = "Example:\n  LAMPLIGHT_COORDINATOR__THREADS=2 lamplight coordinator config print \
     --config coordinator.toml\n\n\
     What is printed is itself a configuration. No secret is ever part of one.";
 
-const SHOW: &str = "Example:\n  lamplight-coordinator config example > coordinator.toml";
+const SHOW: &str = "Example:\n  lamplight coordinator config example > coordinator.toml";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

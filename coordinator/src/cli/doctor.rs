@@ -15,8 +15,8 @@ use super::FileArg;
 use crate::{doctor, settings::Flags};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-coordinator doctor --config /etc/lamplight/coordinator.toml\n  \
-    lamplight-coordinator doctor --dir ./fleet --json\n\n\
+    lamplight coordinator doctor --config /etc/lamplight/coordinator.toml\n  \
+    lamplight coordinator doctor --dir ./fleet --json\n\n\
     It changes nothing and may be run beside a running coordinator. Exit codes: 0 no fault (warnings\n\
     are allowed), 1 at least one fault, 2 the doctor itself could not work.";
 

@@ -26,8 +26,8 @@ pub use run::Serving;
 #[command(
     name = "lamplight-coordinator",
     version,
-    after_help = "Example:\n  lamplight-coordinator init --dir ./fleet --deployment chicago --host fleet.example.org\n  \
-                  lamplight-coordinator run --dir ./fleet --listen 0.0.0.0:7443\n\n\
+    after_help = "Example:\n  lamplight init --dir ./fleet --deployment chicago --host fleet.example.org\n  \
+                  lamplight coordinator run --dir ./fleet --listen 0.0.0.0:7443\n\n\
                   Exit codes: 0 done, 1 refused, 2 failed. Logs go to stderr; LAMPLIGHT_LOG sets how much."
 )]
 pub struct Args {

@@ -14,8 +14,8 @@ use super::{FileArg, REFUSED, complain};
 use crate::{Config, OpenError, RunError, fault::Broken, settings::Flags, store::StoreError};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-coordinator run --dir ./fleet --listen 0.0.0.0:7443\n  \
-    lamplight-coordinator run --config /etc/lamplight/coordinator.toml";
+    lamplight coordinator run --dir ./fleet --listen 0.0.0.0:7443\n  \
+    lamplight coordinator run --config /etc/lamplight/coordinator.toml";
 
 /// What `run` prints with `--json`, once it serves.
 #[derive(Serialize, JsonSchema)]
