@@ -108,9 +108,9 @@ impl Document {
     /// # Errors
     /// [`SettingsError`] when it cannot be read, is too large, or is no TOML.
     pub fn read_file(path: &Path) -> Result<Self, SettingsError> {
-        let read = |source| SettingsError::Read {
+        let read = |cause| SettingsError::Read {
             path: path.to_owned(),
-            source,
+            cause,
         };
         let file = fs::File::open(path).map_err(read)?;
         let mut bytes = Vec::new();
@@ -131,7 +131,7 @@ impl Document {
     ///
     /// Variables that begin with `PREFIX_` but not with `PREFIX__` are slips of somebody's fingers,
     /// unless they are named or spared, or put there by Kubernetes for a service of that name. Where
-    /// two set one key, the one with the prefix counts.
+    /// two set one key, the one with the prefix counts. An empty variable is as good as none.
     ///
     /// # Errors
     /// [`SettingsError::UnknownVariable`], [`SettingsError::NotText`]. Whether a key exists is found out
@@ -145,6 +145,7 @@ impl Document {
         self.prefix = Some(prefix);
         let own = |name: &str| names.named.iter().find(|(variable, _)| *variable == name);
         let mut ours: Vec<(String, OsString)> = (variables.into_iter())
+            .filter(|(_, value)| !value.is_empty())
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .filter(|(name, _)| {
                 let rest = name.strip_prefix(prefix);
