@@ -128,8 +128,9 @@ enum Lacking {
 /// The command line of the program that stands alone.
 #[must_use]
 pub fn standalone() -> clap::Command {
-    Args::command()
-        .after_help("Where an example says `lamplight agent …`, it is `lamplight-agent …` here.")
+    Args::command().after_help(
+        "Where an example or a remedy says `lamplight agent …`, it is `lamplight-agent …` here.",
+    )
 }
 
 /// What the program that stands alone does: a small runtime, the command, an exit code.

@@ -81,7 +81,7 @@ const FAILED: u8 = 2;
 #[must_use]
 pub fn standalone() -> clap::Command {
     Args::command().after_help(format!(
-        "{HELP}\n\nWhere an example says `lamplight coordinator …`, it is `lamplight-coordinator …` here; \
+        "{HELP}\n\nWhere an example or a remedy says `lamplight coordinator …`, it is `lamplight-coordinator …` here; \
          `lamplight init` is `lamplight-coordinator init`."
     ))
 }
