@@ -13,8 +13,9 @@
 //! Reading order: [`node`] (what a node is doing, and what can happen to it), [`store`] (what
 //! survives a power cut), [`link`] (the coordinator, seen from here), [`pull`] (the base model),
 //! [`learn`] (one task), [`source`] (sensor data), [`limits`] (what the node's owner allows), [`run`]
-//! (the loop over all of these), [`enrol`] (how a node joins), [`dir`], [`home`], [`lock`] (its
-//! directory), [`settings`] (what its owner writes), [`doctor`] (what is wrong), [`stop`], [`cli`].
+//! (the loop over all of these), [`enrol`], [`token_file`] (how a node joins), [`dir`], [`home`],
+//! [`lock`] (its directory), [`settings`] (what its owner writes), [`doctor`] (what is wrong), [`stop`],
+//! [`cli`].
 //!
 //! Invariants:
 //! - A phase is on disk before anything is done about it; doing it again harms nothing.
@@ -40,3 +41,4 @@ pub mod settings;
 pub mod source;
 pub mod stop;
 pub mod store;
+pub mod token_file;

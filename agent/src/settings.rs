@@ -13,7 +13,7 @@ use lamplight_models::lane::LaneKind;
 use lamplight_proto::{
     budget::{Budget, DailyWindow, MAX_WINDOWS},
     ids::{Label, ModelName},
-    settings::{Document, LOG_VARIABLE, Log, Setting, SettingsError, Variables},
+    settings::{Document, LOG_VARIABLE, Log, Setting, SettingsError, Variables, within},
     tls::Address,
 };
 use serde::{
@@ -23,7 +23,7 @@ use serde::{
 
 use crate::{limits::Limits, source::SourceSpec};
 
-/// The example, commented: every key there is. `lamplight-agent config example` prints it.
+/// The example, commented: every key there is. `lamplight agent config example` prints it.
 pub const EXAMPLE: &str = include_str!("../../deploy/config/agent.toml");
 
 /// The variable that names the file.
@@ -90,6 +90,7 @@ pub struct Training {
     /// Where matrix products run.
     pub device: LaneKind,
     /// Threads of the CPU.
+    #[serde(deserialize_with = "within::<_, _, 1, 1024>")]
     pub threads: u16,
     /// How often training is saved.
     pub checkpoint_seconds: u32,
@@ -273,7 +274,6 @@ impl Loaded {
         let s = &self.settings;
         let at_least_one = [
             ("grace_seconds", u64::from(s.grace_seconds)),
-            ("training.threads", u64::from(s.training.threads)),
             (
                 "training.checkpoint_seconds",
                 u64::from(s.training.checkpoint_seconds),
@@ -285,10 +285,6 @@ impl Loaded {
             if value == 0 {
                 return Err(self.fault(key, "is 0, must be 1 or more"));
             }
-        }
-        if s.training.threads > 1024 {
-            let says = format!("is {}, must be from 1 to 1024", s.training.threads);
-            return Err(self.fault("training.threads", says));
         }
         for (key, value) in [
             ("limits.memory_mib", s.limits.memory_mib),
@@ -392,221 +388,4 @@ impl Loaded {
 const MOST_MIB: u64 = 16 << 20;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Loaded, SettingsError> {
-        Loaded::of(Document::parse(text, Path::new("agent.toml"))?)
-    }
-
-    /// The example's keys: those that are set, and those that are only shown (`# key = …`).
-    fn keys_of_example() -> Vec<String> {
-        let mut table = String::new();
-        let mut keys = Vec::new();
-        for line in EXAMPLE.lines() {
-            if let Some(name) = line.strip_prefix('[') {
-                table = format!("{}.", name.trim_end_matches(']'));
-            } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ")
-                && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-            {
-                keys.push(format!("{table}{key}"));
-            }
-        }
-        keys.sort();
-        keys
-    }
-
-    #[test]
-    fn the_example_is_read_and_holds_the_defaults() {
-        let example = read(EXAMPLE).expect("good").settings;
-        let default = Settings::default();
-        assert_eq!(example.training, default.training);
-        assert_eq!(example.limits, default.limits);
-        assert_eq!(example.log, default.log);
-        assert_eq!(example.grace_seconds, default.grace_seconds);
-        assert!(example.dir.is_some() && example.coordinator.is_some());
-        assert!(example.source.spec.is_some());
-    }
-
-    #[test]
-    fn the_example_shows_every_key_and_no_other() {
-        let all = read("").expect("good").explain().expect("json");
-        let mut known: Vec<String> = all.into_iter().map(|s| s.key).collect();
-        known.sort();
-        assert_eq!(keys_of_example(), known);
-        // What it shows without setting it is good, too.
-        let all_set: Vec<String> = (EXAMPLE.lines())
-            .map(|line| match line.strip_prefix("# ") {
-                Some(shown)
-                    if shown
-                        .split_once(" = ")
-                        .is_some_and(|(k, _)| !k.contains(' ')) =>
-                {
-                    shown.to_owned()
-                }
-                _ => line.to_owned(),
-            })
-            .collect();
-        let loaded = read(&all_set.join("\n")).expect("good");
-        let limits = loaded.limits();
-        assert_eq!(limits.budget.memory_bytes, Some(512 << 20));
-        assert_eq!(limits.budget.transfer_bytes, Some(64 << 20));
-        assert_eq!(limits.budget.energy_joules, Some(2000.0));
-        assert_eq!(limits.budget.windows.len(), 2);
-        assert_eq!(limits.assumed_power_watts, Some(12.0));
-        let models: Vec<String> = (limits.models.iter().flatten())
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(models, ["post"]);
-        let name = loaded.settings.name.as_ref().map(ToString::to_string);
-        assert_eq!(name.as_deref(), Some("post-17"));
-    }
-
-    #[test]
-    fn a_value_that_cannot_be_is_told_with_line_and_remedy() {
-        for (text, want) in [
-            (
-                "grace_seconds = 0",
-                "agent.toml:1:17: `grace_seconds` is 0, must be 1 or more",
-            ),
-            (
-                "[training]\nthreads = 5000",
-                "agent.toml:2:11: `training.threads` is 5000, must be from 1 to 1024",
-            ),
-            (
-                "[training]\ndevice = \"gpu\"",
-                "agent.toml:2:10: `training.device` is \"gpu\", must be one of `cpu`, `cuda`, `metal`",
-            ),
-            (
-                "[limits]\nmemory = 5",
-                "agent.toml:2:1: unknown key `limits.memory`; did you mean `limits.memory_mib`?",
-            ),
-            (
-                "[limits]\nmemory_mib = 1073741824",
-                "agent.toml:2:14: `limits.memory_mib` is 1073741824, must be at most 16777216",
-            ),
-            (
-                "[limits]\nenergy_joules = nan",
-                "agent.toml:2:17: `limits.energy_joules` is NaN, must be a number above 0",
-            ),
-            (
-                "[limits]\nwindow_utc = \"22-6\"",
-                "agent.toml:2:14: `limits.window_utc` does not fit: \"22-6\" is not HH:MM-HH:MM in UTC, \
-                 e.g. 22:00-06:00",
-            ),
-            (
-                "[limits]\nwindow_utc = [\"22:00-06:00\", 7]",
-                "agent.toml:2:30: `limits.window_utc[1]` is 7, must be a text in quotes",
-            ),
-            (
-                "[limits]\nwindow_utc = 7",
-                "agent.toml:2:14: `limits.window_utc` is 7, must be a span",
-            ),
-            (
-                "[limits]\nmodels = []",
-                "agent.toml:2:10: `limits.models` is an empty list",
-            ),
-            (
-                "[limits]\nmodels = [\"a b\"]",
-                "agent.toml:2:11: `limits.models[0]` does not fit: model name is malformed",
-            ),
-            (
-                "coordinator = \"fleet\"",
-                "agent.toml:1:15: `coordinator` does not fit: address is malformed: \"fleet\" is not \
-                 host:port",
-            ),
-            (
-                "[source]\nspec = \"nonsense\"",
-                "agent.toml:2:8: `source.spec` does not fit: source `nonsense` is of no known kind",
-            ),
-            (
-                "[log]\nfilter = \"a=b\"",
-                "agent.toml:2:10: `log.filter` is \"a=b\", which is no filter",
-            ),
-            (
-                "[log]\nformat = \"xml\"",
-                "agent.toml:2:10: `log.format` is \"xml\", must be one of `text`, `json`",
-            ),
-        ] {
-            let e = read(text).expect_err(text).to_string();
-            assert!(e.starts_with(want), "{e}\n{want}");
-        }
-    }
-
-    #[test]
-    fn a_token_that_stands_where_its_file_belongs_is_not_shown() {
-        for text in [
-            "token_file = \"lamp1_c2VjcmV0\"",
-            "token = \"lamp1_c2VjcmV0\"",
-        ] {
-            let e = read(text).expect_err(text);
-            assert!(!e.to_string().contains("c2Vj"), "{e}");
-            assert!(e.to_string().starts_with("agent.toml:1:"), "{e}");
-        }
-    }
-
-    #[test]
-    fn flags_and_variables_count_more_than_the_file() {
-        let text = "dir = \"/a\"\n[training]\nthreads = 2\ncheckpoint_seconds = 5\n";
-        let document = Document::parse(text, Path::new("agent.toml")).expect("good");
-        let variables = [
-            ("LAMPLIGHT_AGENT__TRAINING__THREADS", "3"),
-            (
-                "LAMPLIGHT_AGENT__LIMITS__WINDOW_UTC",
-                "22:00-06:00,12:00-13:00",
-            ),
-            ("LAMPLIGHT_AGENT__TRAINING__CHECKPOINT_SECONDS", "6"),
-            ("LAMPLIGHT_LOG", "debug"),
-            ("LAMPLIGHT_AGENT_CONFIG", "agent.toml"),
-        ];
-        let flags = Flags {
-            threads: Some(4),
-            ..Flags::default()
-        };
-        let variables = variables.map(|(k, v)| (OsString::from(k), OsString::from(v)));
-        let loaded = Loaded::layered(document, variables, &flags).expect("good");
-        assert_eq!(loaded.settings.training.threads, 4);
-        assert_eq!(loaded.settings.training.checkpoint_seconds, 6);
-        assert_eq!(loaded.settings.limits.window_utc.0.len(), 2);
-        assert_eq!(loaded.settings.log.filter, "debug");
-        let explained = loaded.explain().expect("json");
-        let threads = explained.iter().find(|s| s.key == "training.threads");
-        assert_eq!(
-            threads.map(|s| s.from.to_string()),
-            Some("--threads".into())
-        );
-    }
-
-    #[test]
-    fn what_is_printed_is_a_configuration_that_says_the_same() {
-        let all_set = EXAMPLE
-            .replace("# memory_mib", "memory_mib")
-            .replace("# window", "window");
-        let loaded = read(&all_set).expect("good");
-        let printed = lamplight_proto::settings::to_toml(&loaded.explain().expect("json"));
-        let again = read(&printed).expect(&printed);
-        assert_eq!(again.settings, loaded.settings);
-        assert!(printed.contains("# models is not set"), "{printed}");
-        assert!(printed.contains("threads = 1  # agent.toml:"), "{printed}");
-    }
-
-    #[test]
-    fn what_is_missing_is_told_with_every_way_to_give_it() {
-        let nothing = Loaded::read(None, [], &Flags::default()).expect("no key is needed yet");
-        let e = nothing.source().expect_err("missing").to_string();
-        assert_eq!(
-            e,
-            "configuration: `source.spec` is missing; write it into a file and give --config, set \
-             LAMPLIGHT_AGENT__SOURCE__SPEC, or give --source"
-        );
-        let e = read("")
-            .expect("good")
-            .dir()
-            .expect_err("missing")
-            .to_string();
-        assert!(
-            e.starts_with("agent.toml: `dir` is missing; write it there, set"),
-            "{e}"
-        );
-    }
-}
+mod tests;

@@ -8,11 +8,13 @@ use std::{ffi::OsString, net::SocketAddr, path::Path, path::PathBuf, time::Durat
 
 use serde::{Deserialize, Serialize};
 
-use lamplight_proto::settings::{Document, LOG_VARIABLE, Log, Setting, SettingsError, Variables};
+use lamplight_proto::settings::{
+    Document, LOG_VARIABLE, Log, Setting, SettingsError, Variables, within,
+};
 
 use crate::Config;
 
-/// The example, commented: every key there is. `lamplight-coordinator config example` prints it.
+/// The example, commented: every key there is. `lamplight coordinator config example` prints it.
 pub const EXAMPLE: &str = include_str!("../../deploy/config/coordinator.toml");
 
 /// The variable that names the file.
@@ -55,6 +57,7 @@ pub struct Settings {
     /// Largest file an operator may upload.
     pub max_blob_mib: u64,
     /// Threads of evaluation.
+    #[serde(deserialize_with = "within::<_, _, 1, 1024>")]
     pub threads: u64,
     /// What is logged.
     pub log: Log,
@@ -169,7 +172,6 @@ impl Loaded {
             ),
             ("grace_seconds", s.grace_seconds, 0, 3600),
             ("max_blob_mib", s.max_blob_mib, 1, 1 << 20),
-            ("threads", s.threads, 1, 1024),
         ] {
             if !(least..=most).contains(&value) {
                 let says = format!("is {value}, must be from {least} to {most}");
@@ -262,7 +264,7 @@ mod tests {
         for (text, want) in [
             (
                 "threads = 0",
-                "coordinator.toml:1:11: `threads` is 0, must be from 1 to 1024",
+                "coordinator.toml:1:11: `threads` is 0, must be a whole number from 1 to 1024",
             ),
             (
                 "poll_idle_seconds = 5",

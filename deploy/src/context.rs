@@ -153,7 +153,7 @@ impl Contexts {
     pub(crate) fn read_from(path: PathBuf) -> Result<Self, ContextError> {
         let kept = match Document::read_file(&path) {
             Ok(document) => document.read()?,
-            Err(SettingsError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(SettingsError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 Kept::default()
             }
             Err(e) => return Err(e.into()),

@@ -225,3 +225,162 @@ fn a_fresh_deployment_is_well() {
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("0 fault(s)"), "{text}");
 }
+
+#[test]
+fn a_new_deployment_is_reported_on_stdout_and_what_to_do_next_on_stderr() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let init = |name: &str, more: &[&str]| {
+        let fleet = dir.path().join(name).display().to_string();
+        let output = lamplight(&[&["init", "--dir", &fleet], more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(printed.contains(&fleet), "{printed}");
+        assert!(!printed.contains("next, "), "{printed}");
+        stderr(&output)
+    };
+    let said = init("a", &[]);
+    assert!(said.starts_with("next, "), "{said}");
+    assert!(said.contains("lamplight coordinator run"), "{said}");
+    for (name, quiet) in [("b", "--quiet"), ("c", "-q"), ("d", "--json")] {
+        assert_eq!(init(name, &[quiet]), "", "{quiet}");
+    }
+}
+
+#[test]
+fn a_quiet_command_says_warnings_and_errors_whatever_the_filter() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let node = dir.path().join("node").display().to_string();
+    let said = |flag: &[&str]| {
+        let run = [
+            "agent",
+            "run",
+            "--dir",
+            &node,
+            "--coordinator",
+            "localhost:1",
+            "--source",
+            "builtin:post?post=1",
+        ];
+        let output = Command::new(env!("CARGO_BIN_EXE_lamplight"))
+            .args([&run[..], flag].concat())
+            .env("LAMPLIGHT_LOG", "info")
+            .output()
+            .expect("the program starts");
+        // Nobody has enrolled there.
+        assert_eq!(output.status.code(), Some(1));
+        stderr(&output)
+    };
+    let loud = said(&[]);
+    assert!(
+        loud.contains("INFO") && loud.contains("refused: "),
+        "{loud}"
+    );
+    let quiet = said(&["--quiet"]);
+    assert!(quiet.starts_with("refused: "), "{quiet}");
+    assert_eq!(quiet.lines().count(), 1, "{quiet}");
+}
+
+#[test]
+fn what_is_not_there_is_refused_alike_by_agent_and_coordinator() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let nowhere = dir.path().join("nowhere").display().to_string();
+    let coordinator = ["--coordinator", "localhost:1"];
+    for words in [
+        vec!["agent", "status", "--dir", &nowhere],
+        [&["agent", "enrol", "--dir", &nowhere], &coordinator[..]].concat(),
+        vec!["agent", "config", "check", "--config", &nowhere],
+        vec![
+            "coordinator",
+            "run",
+            "--dir",
+            &nowhere,
+            "--listen",
+            "127.0.0.1:0",
+        ],
+        vec!["coordinator", "config", "check", "--config", &nowhere],
+    ] {
+        let output = lamplight(&words);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+        assert!(said.starts_with("refused: "), "{words:?}: {said}");
+        // The sentence says what to do, and why only once.
+        assert!(
+            said.contains("; ") && !said.contains("hint: "),
+            "{words:?}: {said}"
+        );
+        assert!(said.matches("os error").count() < 2, "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn results_are_chosen_with_output_or_its_short_form() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let fleet = dir.path().join("fleet").display().to_string();
+    assert!(lamplight(&["init", "--dir", &fleet]).status.success());
+    let doctor = [
+        "coordinator",
+        "doctor",
+        "--dir",
+        &fleet,
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    for json in [&["--json"][..], &["--output", "json"]] {
+        let output = lamplight(&[&doctor[..], json].concat());
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+        assert!(report["findings"].is_array(), "{report}");
+    }
+    let table = lamplight(&[&doctor[..], &["--output", "table"]].concat());
+    assert!(String::from_utf8_lossy(&table.stdout).contains("0 fault(s)"));
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let with = |words: &[&str], variables: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lamplight"));
+        command.args(words);
+        for name in variables {
+            command.env(name, "");
+        }
+        command.output().expect("the program starts")
+    };
+    let output = with(
+        &["agent", "config", "print", "--json"],
+        &[
+            "LAMPLIGHT_LOG",
+            "LAMPLIGHT_AGENT_CONFIG",
+            "LAMPLIGHT_AGENT__TRAINING__THREADS",
+        ],
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    let all: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("json");
+    assert!(all.iter().all(|s| s["from"] == "default"), "{all:?}");
+
+    let output = with(
+        &["coordinator", "config", "print"],
+        &["LAMPLIGHT_COORDINATOR_CONFIG", "LAMPLIGHT_COORDINATOR_DIR"],
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    // An empty token is none: it is the token that is asked for, not another spelling of it.
+    let dir = tempfile::tempdir().expect("temp dir");
+    let node = dir.path().join("node").display().to_string();
+    let enrol = [
+        "agent",
+        "enrol",
+        "--dir",
+        &node,
+        "--coordinator",
+        "localhost:1",
+    ];
+    let output = with(&enrol, &["LAMPLIGHT_TOKEN"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("a join token is needed"),
+        "{}",
+        stderr(&output)
+    );
+    // What must be given is asked for.
+    let output = with(&["init"], &["LAMPLIGHT_COORDINATOR_DIR"]);
+    assert!(stderr(&output).contains("--dir"), "{}", stderr(&output));
+    assert!(!output.status.success());
+}

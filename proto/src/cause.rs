@@ -336,7 +336,7 @@ impl fmt::Display for Told {
             Self::Other => f.write_str("something else went wrong"),
         }?;
         if self.is_short() {
-            f.write_str(" (`lamplight-agent status` on the node says more)")?;
+            f.write_str(" (`lamplight agent status` on the node says more)")?;
         }
         Ok(())
     }

@@ -8,22 +8,22 @@ use std::{
 use clap::{Args as ClapArgs, Subcommand};
 use lamplight_proto::settings::{self, Document, Verdict};
 
-use super::{FileArg, REFUSED, complain};
+use super::{FileArg, output::Format, usual_logs};
 use crate::settings::{EXAMPLE, Flags, Loaded};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-agent config example > agent.toml\n  \
-    lamplight-agent config check --config agent.toml\n  \
-    lamplight-agent config print --config agent.toml --json";
+    lamplight agent config example > agent.toml\n  \
+    lamplight agent config check --config agent.toml\n  \
+    lamplight agent config print --config agent.toml --json";
 
-const CHECK: &str = "Example:\n  lamplight-agent config check --config /etc/lamplight/agent.toml\n\n\
+const CHECK: &str = "Example:\n  lamplight agent config check --config /etc/lamplight/agent.toml\n\n\
     Exit codes: 0 `run` can begin with it; 1 it cannot, and stderr says where and why.";
 
-const PRINT: &str = "Example:\n  LAMPLIGHT_AGENT__TRAINING__THREADS=2 lamplight-agent config print \
+const PRINT: &str = "Example:\n  LAMPLIGHT_AGENT__TRAINING__THREADS=2 lamplight agent config print \
     --config agent.toml\n\n\
     What is printed is itself a configuration. No secret is ever part of one.";
 
-const SHOW: &str = "Example:\n  lamplight-agent config example > agent.toml";
+const SHOW: &str = "Example:\n  lamplight agent config example > agent.toml";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -39,25 +39,27 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Format {
-    /// Print JSON: every key with its value and where it comes from
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, ClapArgs)]
 pub(super) struct Given {
     #[command(flatten)]
     file: FileArg,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Command {
+    fn format(&self) -> Format {
+        match self {
+            Self::Example(format) => *format,
+            Self::Check(given) | Self::Print(given) => given.format,
+        }
+    }
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    usual_logs(command.format().is_quiet());
     let mut out = io::stdout().lock();
     match command {
-        Command::Example(format) if format.json => {
+        Command::Example(format) if format.is_json() => {
             let path = std::path::Path::new("agent.toml");
             let example = Loaded::of(Document::parse(EXAMPLE, path)?)?;
             writeln!(out, "{}", serde_json::to_string(&example.explain()?)?)?;
@@ -66,7 +68,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Check(given) => return check(given),
         Command::Print(given) => {
             let all = given.file.load(&Flags::default())?.explain()?;
-            if given.json {
+            if given.format.is_json() {
                 writeln!(out, "{}", serde_json::to_string(&all)?)?;
             } else {
                 out.write_all(settings::to_toml(&all).as_bytes())?;
@@ -89,7 +91,7 @@ fn check(given: &Given) -> anyhow::Result<ExitCode> {
         Ok(loaded) => {
             let all = loaded.explain()?;
             let verdict = Verdict::of(Ok(&all));
-            if given.json {
+            if given.format.is_json() {
                 writeln!(out, "{}", serde_json::to_string(&verdict)?)?;
             } else {
                 let Verdict { set, keys, .. } = verdict;
@@ -101,12 +103,11 @@ fn check(given: &Given) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(e) => {
-            if given.json {
+            if given.format.is_json() {
                 let verdict = Verdict::of(Err(&e));
                 writeln!(out, "{}", serde_json::to_string(&verdict)?)?;
             }
-            complain(&e.into());
-            Ok(ExitCode::from(REFUSED))
+            Err(e.into())
         }
     }
 }

@@ -9,12 +9,12 @@ use clap::Args as ClapArgs;
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::{doctor::ThisMachine, settings::Log};
 
-use super::Joining;
+use super::{Joining, output::Format};
 use crate::{doctor, settings::Flags, source::SourceSpec};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-agent doctor --config /etc/lamplight/agent.toml\n  \
-    lamplight-agent doctor --dir /var/lib/lamplight --coordinator fleet.example.org:7443 --json\n\n\
+    lamplight agent doctor --config /etc/lamplight/agent.toml\n  \
+    lamplight agent doctor --dir /var/lib/lamplight --coordinator fleet.example.org:7443 --json\n\n\
     It changes nothing and may be run beside a running agent. Exit codes: 0 no fault (warnings are\n\
     allowed), 1 at least one fault, 2 the doctor itself could not work.";
 
@@ -31,14 +31,13 @@ pub(super) struct Args {
     /// Where matrix products run: cpu, cuda or metal
     #[arg(long, value_name = "DEVICE")]
     device: Option<LaneKind>,
-    /// One JSON object instead of text
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // The findings are the news; logs only when something is odd.
-    Log::usual("warn").start();
+    Log::usual("warn").start_with(args.format.is_quiet());
     let loaded = args.joining.file.load(&Flags {
         source: args.source,
         threads: args.threads,
@@ -47,7 +46,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     });
     let report = doctor::examine(loaded, &ThisMachine).await;
     let mut out = io::stdout().lock();
-    if args.json {
+    if args.format.is_json() {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
         out.write_all(report.text().as_bytes())?;

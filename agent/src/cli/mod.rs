@@ -3,21 +3,21 @@
 mod config;
 mod doctor;
 mod enrol;
+mod output;
 mod run;
 mod status;
 
 use std::{
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
-use anyhow::Context as _;
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use lamplight_proto::{
     ids::{Deployment, Label, NodeId},
     keys::SigningKey,
-    settings::{Log, SettingsError},
+    settings::{Log, SettingsError, USUAL_FILTER, unless_empty},
     tls::Address,
     token::JoinToken,
 };
@@ -32,6 +32,7 @@ use crate::{
     run::AgentError,
     settings::{CONFIG_VARIABLE, Flags, Loaded},
     store::StoreError,
+    token_file::TokenFileError,
 };
 
 /// Something was refused: by the coordinator, or by what is on disk or in the configuration.
@@ -70,7 +71,7 @@ enum Command {
 #[derive(Debug, ClapArgs)]
 struct FileArg {
     /// The configuration; flags and variables count more. `config example` shows one
-    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
+    #[arg(long, value_name = "FILE", env = unless_empty(CONFIG_VARIABLE))]
     config: Option<PathBuf>,
 }
 
@@ -111,72 +112,82 @@ impl Joining {
     }
 }
 
-/// What `main` does: a small runtime, the command, an exit code.
+/// What a command cannot do without.
+#[derive(Debug, thiserror::Error)]
+enum Lacking {
+    /// A directory in which somebody has enrolled, or tried to.
+    #[error("{0} holds no node; enrol first (`lamplight agent enrol`), or give another --dir")]
+    Node(PathBuf),
+    /// A join token.
+    #[error(
+        "a join token is needed; give --token-file or --token, or write token_file into the configuration"
+    )]
+    Token,
+}
+
+/// The command line of the program that stands alone.
 #[must_use]
-pub fn main(args: Args) -> ExitCode {
+pub fn standalone() -> clap::Command {
+    Args::command().after_help(
+        "Where an example or a remedy says `lamplight agent …`, it is `lamplight-agent …` here.",
+    )
+}
+
+/// What the program that stands alone does: a small runtime, the command, an exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = match Args::from_arg_matches(&standalone().get_matches()) {
+        Ok(args) => args,
+        Err(e) => e.format(&mut standalone()).exit(),
+    };
     // One thread for the network; training and SQLite have their own. An idle node stays small.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(e) => {
-            complain(&anyhow::anyhow!("the async runtime did not start: {e}"));
-            return ExitCode::from(FAILED);
-        }
+        Err(e) => return failed(&anyhow::anyhow!("the async runtime did not start: {e}")),
     };
-    let code = match runtime.block_on(run(args)) {
-        Ok(code) => code,
-        Err(e) => {
-            complain(&e);
-            ExitCode::from(FAILED)
-        }
-    };
+    let code = runtime.block_on(run(args)).unwrap_or_else(|e| failed(&e));
     // A thread that outlives the grace must not hold the process.
     runtime.shutdown_background();
     code
 }
 
-/// Runs a command: 0 done, 1 refused, 2 (or an error) failed. Sets up logs first, as the
-/// configuration says.
+/// Runs a command. Sets up logs first, as the configuration says.
 ///
 /// # Errors
-/// What failed, in words.
+/// What failed, or was refused ([`is_refusal`]), in words.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let done = match args.command {
+    match args.command {
         Command::Enrol(a) => enrol::run(a).await,
         Command::Run(a) => run::run(a).await,
-        Command::Status(a) => {
-            usual_logs();
-            status::run(&a)
-        }
-        Command::Config(c) => {
-            usual_logs();
-            config::run(&c)
-        }
+        Command::Status(a) => status::run(&a),
+        Command::Config(c) => config::run(&c),
         Command::Doctor(a) => doctor::run(a).await,
-    };
-    match done {
-        Err(e) if is_refusal(&e) => {
-            complain(&e);
-            Ok(ExitCode::from(REFUSED))
-        }
-        other => other,
     }
 }
 
-fn complain(e: &anyhow::Error) {
-    // The last word of a program that ends is for people, whatever the log level.
-    let _ = writeln!(io::stderr().lock(), "error: {e:#}");
+/// The last word of a program that ends: it is for people, whatever the log level.
+fn failed(e: &anyhow::Error) -> ExitCode {
+    let (kind, code) = if is_refusal(e) {
+        ("refused", REFUSED)
+    } else {
+        ("error", FAILED)
+    };
+    let _ = writeln!(io::stderr().lock(), "{kind}: {e:#}");
+    ExitCode::from(code)
 }
 
-/// Logs of a command that reads no configuration.
-fn usual_logs() {
-    Log::usual("info").start();
+/// Logs of a command that reads no `[log]`.
+fn usual_logs(quiet: bool) {
+    Log::usual(USUAL_FILTER).start_with(quiet);
 }
 
-/// Whether somebody said no, as against something breaking.
-fn is_refusal(e: &anyhow::Error) -> bool {
+/// Whether somebody said no, as against something breaking: the coordinator, or this program about what
+/// is on disk, in the configuration or missing from the command.
+#[must_use]
+pub fn is_refusal(e: &anyhow::Error) -> bool {
     e.chain().any(|cause| {
         matches!(
             cause.downcast_ref::<LinkError>(),
@@ -191,15 +202,9 @@ fn is_refusal(e: &anyhow::Error) -> bool {
             cause.downcast_ref::<HomeError>(),
             Some(HomeError::Lock(LockError::Taken(_)) | HomeError::Store(StoreError::Newer { .. }))
         ) || cause.is::<SettingsError>()
+            || cause.is::<TokenFileError>()
+            || cause.is::<Lacking>()
     })
-}
-
-fn read_token(path: &Path) -> anyhow::Result<JoinToken> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("the token file {} cannot be read", path.display()))?;
-    text.trim()
-        .parse()
-        .with_context(|| format!("the token file {}", path.display()))
 }
 
 /// Enrols; an answer that does not come is waited for at most `tries` times.
@@ -256,7 +261,6 @@ fn introduce(Enrolled { node, already }: &Enrolled, json: bool) -> anyhow::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_an_example() {
@@ -302,8 +306,26 @@ mod tests {
         let node = dir.path().join("node");
         let command = format!("a run --dir {} --coordinator h:1", node.display());
         let args = Args::try_parse_from(command.split(' ')).expect("good so far");
-        let code = run(args).await.expect("a refusal");
-        assert_eq!(code, ExitCode::from(REFUSED));
+        let e = run(args).await.expect_err("a refusal");
+        assert!(is_refusal(&e), "{e}");
+        assert!(!node.exists());
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_not_there_or_is_none_is_refused() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let node = dir.path().join("node");
+        let enrol = format!("a enrol --dir {} --coordinator h:1", node.display());
+        let file = format!(
+            "{enrol} --token-file {}",
+            dir.path().join("token").display()
+        );
+        for command in [enrol, file] {
+            let args = Args::try_parse_from(command.split(' ')).expect("good so far");
+            let e = run(args).await.expect_err("a refusal");
+            assert!(is_refusal(&e), "{e}");
+            assert!(e.to_string().contains("token"), "{e}");
+        }
         assert!(!node.exists());
     }
 }

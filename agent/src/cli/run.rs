@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use lamplight_models::lane::LaneKind;
 use lamplight_proto::tls::Identity;
 
-use super::{FAILED, Joining, introduce, join, read_token};
+use super::{FAILED, Joining, introduce, join, output::Quiet};
 use crate::{
     enrol::{self, Enrolled},
     home::Home,
@@ -15,13 +15,13 @@ use crate::{
     run::{Agent, AgentError, Config},
     settings::Flags,
     source::SourceSpec,
-    stop,
+    stop, token_file,
 };
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-agent run --dir /var/lib/lamplight --coordinator fleet.example.org:7443 \\\n      \
+    lamplight agent run --dir /var/lib/lamplight --coordinator fleet.example.org:7443 \\\n      \
     --source 'builtin:post?post=3&seed=7'\n  \
-    lamplight-agent run --config /etc/lamplight/agent.toml --threads 2\n\n\
+    lamplight agent run --config /etc/lamplight/agent.toml --threads 2\n\n\
     SIGINT or SIGTERM: the step in hand is finished and saved, and the program ends within\n\
     --grace-seconds; a second signal ends it at once. Nothing that was accepted is lost either way.\n\
     A node that an operator retired ends with exit code 1; starting it again changes nothing.\n\
@@ -49,8 +49,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..))]
     grace_seconds: Option<u32>,
     /// Print who this node is as one line of JSON, when it begins to run
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
+    #[command(flatten)]
+    quiet: Quiet,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -66,7 +68,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (dir, coordinator) = (loaded.dir()?, loaded.coordinator()?);
     let source = loaded.source()?.clone();
     let settings = &loaded.settings;
-    settings.log.start();
+    settings.log.start_with(args.quiet.is_quiet());
 
     // First of all: a stop that comes while the program starts is heard, too.
     let (stopper, stop) = stop::channel();
@@ -103,7 +105,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             already: true,
         },
         (None, Some(path)) => {
-            let token = read_token(path)?;
+            let token = token_file::read(path)?;
             // Unattended: the coordinator may come up after its nodes.
             let joined = tokio::select! {
                 biased;

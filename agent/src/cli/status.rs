@@ -8,14 +8,14 @@ use std::{
 
 use clap::Args as ClapArgs;
 
-use super::FileArg;
+use super::{FileArg, Lacking, output::Format, usual_logs};
 use crate::{
     dir::NodeDir,
     settings::Flags,
     store::{Store, view::Status},
 };
 
-pub(super) const HELP: &str = "Example:\n  lamplight-agent status --dir /var/lib/lamplight --json";
+pub(super) const HELP: &str = "Example:\n  lamplight agent status --dir /var/lib/lamplight --json";
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -24,29 +24,27 @@ pub(super) struct Args {
     /// The node's directory
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// One JSON object instead of text
-    #[arg(long)]
-    json: bool,
     /// How many tasks to show, newest first
     #[arg(long, value_name = "N", default_value_t = 10)]
     last: u32,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    usual_logs(args.format.is_quiet());
     let loaded = args.file.load(&Flags {
         dir: args.dir.clone(),
         ..Flags::default()
     })?;
     let dir = loaded.dir()?;
     let path = NodeDir::at(dir).database();
-    anyhow::ensure!(
-        path.exists(),
-        "{} holds no node; enrol first, or give another --dir",
-        dir.display()
-    );
+    if !path.exists() {
+        return Err(Lacking::Node(dir.to_owned()).into());
+    }
     let status = Store::open_to_read(&path)?.status(args.last)?;
     let mut out = io::stdout().lock();
-    if args.json {
+    if args.format.is_json() {
         writeln!(out, "{}", serde_json::to_string(&status)?)?;
     } else {
         out.write_all(text(&status).as_bytes())?;
@@ -111,10 +109,11 @@ mod tests {
         let args = Args {
             file: FileArg { config: None },
             dir: Some(dir.path().to_owned()),
-            json: false,
             last: 1,
+            format: Format::default(),
         };
         let e = run(&args).expect_err("nothing there");
         assert!(e.to_string().contains("enrol first"), "{e}");
+        assert!(super::super::is_refusal(&e));
     }
 }

@@ -1,22 +1,22 @@
 //! The node's directory: store, keys, enrolment, token.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use lamplight_proto::{
     doctor::{Finding, reach::Trust},
     ids::{Digest, NodeId, UnixMillis},
     keys::{KeyError, SigningKey},
     tls::{self, Identity, TlsError},
-    token::JoinToken,
 };
 
 use crate::{
     dir::NodeDir,
     settings::Loaded,
     store::{NodeRecord, Store, StoreError},
+    token_file,
 };
 
-pub(super) const ENROL_ANEW: &str = "make a token (`lamplight node token`), then `lamplight-agent \
+pub(super) const ENROL_ANEW: &str = "make a token (`lamplight node token`), then `lamplight agent \
                                      enrol` with it into an empty directory";
 
 /// Whether the directory belongs to a node.
@@ -176,22 +176,14 @@ pub(super) fn token(standing: &Standing, loaded: &Loaded) -> Option<Finding> {
         };
         return Some(Finding::ok(CHECK, says));
     }
-    let remedy = "ask the operator for a new token (`lamplight node token`) and write it there";
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) => {
-            let says = format!("{} cannot be read: {e}", path.display());
-            return Some(Finding::fault(CHECK, says, remedy));
-        }
-    };
-    if let Err(e) = text.trim().parse::<JoinToken>() {
-        let says = format!("{}: {e}", path.display());
-        return Some(Finding::fault(CHECK, says, remedy));
+    if let Err(e) = token_file::read(path) {
+        let says = format!("{} {}", e.path.display(), e.fault);
+        return Some(Finding::fault(CHECK, says, token_file::REMEDY));
     }
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
+        let mode = std::fs::metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
         if mode & 0o077 != 0 {
             let says = format!("{} is open to others (mode {mode:04o})", path.display());
             let remedy = format!("chmod 600 {}", path.display());
@@ -231,7 +223,6 @@ pub(super) fn trust(loaded: &Loaded) -> Option<Knows> {
             return Some(Knows::Authority(Digest::of(&authority)));
         }
     }
-    let token = fs::read_to_string(loaded.settings.token_file.as_ref()?).ok()?;
-    let token: JoinToken = token.trim().parse().ok()?;
+    let token = token_file::read(loaded.settings.token_file.as_ref()?).ok()?;
     Some(Knows::Authority(token.authority()))
 }

@@ -113,7 +113,7 @@ fn configuration(loaded: &Loaded) -> Vec<Finding> {
             Finding::fault(
                 CHECK,
                 e.to_string(),
-                "`lamplight-agent config example` shows it",
+                "`lamplight agent config example` shows it",
             )
         })
         .collect();

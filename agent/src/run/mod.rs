@@ -87,7 +87,7 @@ pub enum AgentError {
     Key(#[from] KeyError),
     /// The directory belongs to no node yet.
     #[error(
-        "{0} is not enrolled; run `lamplight-agent enrol` with a join token, or give --token-file"
+        "{0} is not enrolled; run `lamplight agent enrol` with a join token, or give --token-file"
     )]
     NotEnrolled(PathBuf),
     /// The key in the directory is not the one that enrolled.

@@ -11,12 +11,12 @@ use clap::Args as ClapArgs;
 
 use lamplight_proto::{doctor::ThisMachine, settings::Log};
 
-use super::FileArg;
+use super::{FileArg, output::Format};
 use crate::{doctor, settings::Flags};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-coordinator doctor --config /etc/lamplight/coordinator.toml\n  \
-    lamplight-coordinator doctor --dir ./fleet --json\n\n\
+    lamplight coordinator doctor --config /etc/lamplight/coordinator.toml\n  \
+    lamplight coordinator doctor --dir ./fleet --json\n\n\
     It changes nothing and may be run beside a running coordinator. Exit codes: 0 no fault (warnings\n\
     are allowed), 1 at least one fault, 2 the doctor itself could not work.";
 
@@ -30,14 +30,13 @@ pub(super) struct Args {
     /// Address and port it listens on, or will
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// One JSON object instead of text
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // The findings are the news; logs only when something is odd.
-    Log::usual("warn").start();
+    Log::usual("warn").start_with(args.format.is_quiet());
     let loaded = args.file.load(&Flags {
         dir: args.dir,
         listen: args.listen,
@@ -45,7 +44,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     });
     let report = doctor::examine(loaded, &ThisMachine).await;
     let mut out = io::stdout().lock();
-    if args.json {
+    if args.format.is_json() {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
         out.write_all(report.text().as_bytes())?;

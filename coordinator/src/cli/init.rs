@@ -1,15 +1,22 @@
 //! `init`: a new deployment.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use lamplight_proto::ids::{Deployment, Digest, Label};
+use lamplight_proto::{
+    ids::{Deployment, Digest, Label},
+    settings::unless_empty,
+};
 
-use super::{REFUSED, complain, usual_logs};
+use super::{output::Format, usual_logs};
 use crate::{InitError, InitOptions, settings::DIR_VARIABLE};
 
 /// What `init` takes; also `lamplight init`.
@@ -20,7 +27,7 @@ use crate::{InitError, InitOptions, settings::DIR_VARIABLE};
 )]
 pub struct Init {
     /// The coordinator's directory; made when missing, refused when it holds a deployment
-    #[arg(long, value_name = "DIR", env = DIR_VARIABLE)]
+    #[arg(long, value_name = "DIR", env = unless_empty(DIR_VARIABLE))]
     dir: PathBuf,
     /// Name of the fleet; part of everything a node signs
     #[arg(long, default_value = "lamplight")]
@@ -31,9 +38,8 @@ pub struct Init {
     /// Name of the first operator
     #[arg(long, default_value = "admin")]
     operator: Label,
-    /// Print the result as one line of JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// What `init` prints with `--json`.
@@ -57,7 +63,7 @@ pub struct Made {
 /// What went wrong; that the directory holds a deployment already is a refusal instead.
 #[expect(clippy::print_stdout, reason = "results of a command go to stdout")]
 pub fn run_init(args: Init) -> anyhow::Result<ExitCode> {
-    usual_logs();
+    usual_logs(args.format.is_quiet());
     let options = InitOptions {
         dir: args.dir,
         deployment: args.deployment,
@@ -65,12 +71,9 @@ pub fn run_init(args: Init) -> anyhow::Result<ExitCode> {
         operator: args.operator,
     };
     let report = match crate::init(&options) {
-        Ok(report) => report,
-        Err(e @ InitError::Exists(_)) => {
-            complain(&e.into());
-            return Ok(ExitCode::from(REFUSED));
-        }
-        Err(e) => return Err(e).context("making the deployment"),
+        // Its sentence says all.
+        Err(e @ InitError::Exists(_)) => return Err(e.into()),
+        other => other.context("making the deployment")?,
     };
     let made = Made {
         dir: report.dir,
@@ -79,21 +82,24 @@ pub fn run_init(args: Init) -> anyhow::Result<ExitCode> {
         authority: report.authority,
         operator_identity: report.operator,
     };
-    if args.json {
+    if args.format.is_json() {
         println!("{}", serde_json::to_string(&made)?);
-    } else {
-        println!(
-            "deployment {} is ready in {dir}\nrelease key  {}\noperator     {}\n\n\
-             next, on this machine and on the operator's (HOST is one of those given with --host):\n  \
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (dir, operator) = (made.dir.display(), made.operator_identity.display());
+    println!(
+        "deployment {} is ready in {dir}\nrelease key  {}\noperator     {operator}",
+        made.deployment, made.release_key,
+    );
+    if !args.format.is_quiet() {
+        // Hints that nobody can read are no failure.
+        let _ = writeln!(
+            io::stderr().lock(),
+            "next, on this machine and on the operator's (HOST is one of those given with --host):\n  \
              lamplight coordinator run --dir {dir} --listen 0.0.0.0:7443\n  \
-             lamplight context add {deployment} --coordinator HOST:7443 --identity {operator}\n  \
+             lamplight context add {} --coordinator HOST:7443 --identity {operator}\n  \
              lamplight node token",
             made.deployment,
-            made.release_key,
-            made.operator_identity.display(),
-            dir = made.dir.display(),
-            deployment = made.deployment,
-            operator = made.operator_identity.display(),
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@
 mod config;
 mod doctor;
 mod init;
+mod output;
 mod run;
 
 use std::{
@@ -12,23 +13,30 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use lamplight_proto::settings::{Log, SettingsError};
+use lamplight_proto::settings::{Log, SettingsError, USUAL_FILTER, unless_empty};
 
-use crate::settings::{CONFIG_VARIABLE, Flags, Loaded};
+use crate::{
+    InitError, OpenError, RunError,
+    fault::Broken,
+    settings::{CONFIG_VARIABLE, Flags, Loaded},
+    store::StoreError,
+};
 
 pub use init::{Init, Made, run_init};
 pub use run::Serving;
+
+const HELP: &str = "Example:\n  lamplight init --dir ./fleet --deployment chicago --host fleet.example.org\n  \
+    lamplight coordinator run --dir ./fleet --listen 0.0.0.0:7443\n\n\
+    Exit codes: 0 done, 1 refused, 2 failed. Logs go to stderr; LAMPLIGHT_LOG sets how much.";
 
 /// The fleet's server: registers nodes, offers rounds, aggregates deltas, publishes releases.
 #[derive(Debug, Parser)]
 #[command(
     name = "lamplight-coordinator",
     version,
-    after_help = "Example:\n  lamplight-coordinator init --dir ./fleet --deployment chicago --host fleet.example.org\n  \
-                  lamplight-coordinator run --dir ./fleet --listen 0.0.0.0:7443\n\n\
-                  Exit codes: 0 done, 1 refused, 2 failed. Logs go to stderr; LAMPLIGHT_LOG sets how much."
+    after_help = HELP
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -54,7 +62,7 @@ enum Command {
 #[derive(Debug, ClapArgs)]
 struct FileArg {
     /// The configuration; flags and variables count more. `config example` shows one
-    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
+    #[arg(long, value_name = "FILE", env = unless_empty(CONFIG_VARIABLE))]
     config: Option<PathBuf>,
 }
 
@@ -64,45 +72,91 @@ impl FileArg {
     }
 }
 
+/// Something was refused: for what is on disk or in the configuration.
 const REFUSED: u8 = 1;
+/// Something failed.
+const FAILED: u8 = 2;
+
+/// The command line of the program that stands alone.
+#[must_use]
+pub fn standalone() -> clap::Command {
+    Args::command().after_help(format!(
+        "{HELP}\n\nWhere an example or a remedy says `lamplight coordinator …`, it is `lamplight-coordinator …` here; \
+         `lamplight init` is `lamplight-coordinator init`."
+    ))
+}
+
+/// What the program that stands alone does: a runtime, the command, an exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = match Args::from_arg_matches(&standalone().get_matches()) {
+        Ok(args) => args,
+        Err(e) => e.format(&mut standalone()).exit(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => return failed(&anyhow::anyhow!("the async runtime did not start: {e}")),
+    };
+    let code = runtime.block_on(run(args)).unwrap_or_else(|e| failed(&e));
+    // A step that outlived the grace is safe to cut: it is done again after a restart.
+    runtime.shutdown_background();
+    code
+}
 
 /// Runs the command line to its end. Sets up logs first, as the configuration says.
 ///
 /// # Errors
-/// What went wrong; the caller prints it and ends with exit code 2.
+/// What failed, or was refused ([`is_refusal`]), in words.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let done = match args.command {
+    match args.command {
         Command::Init(init) => run_init(init),
         Command::Run(args) => run::run(args).await,
-        Command::Config(command) => {
-            usual_logs();
-            config::run(&command)
-        }
+        Command::Config(command) => config::run(&command),
         Command::Doctor(args) => doctor::run(args).await,
-    };
-    match done {
-        Err(e) if e.chain().any(|cause| cause.is::<SettingsError>()) => {
-            complain(&e);
-            Ok(ExitCode::from(REFUSED))
-        }
-        other => other,
     }
 }
 
-/// The last word of a program that ends is for people, whatever the log level.
-fn complain(e: &anyhow::Error) {
-    let _ = writeln!(io::stderr().lock(), "error: {e:#}");
+/// Whether somebody said no, as against something breaking: this program, about what is on disk, in the
+/// configuration or missing from the command.
+#[must_use]
+pub fn is_refusal(e: &anyhow::Error) -> bool {
+    e.chain().any(|cause| {
+        matches!(
+            cause.downcast_ref::<RunError>(),
+            Some(RunError::Open(
+                OpenError::NotInitialised(_)
+                    | OpenError::Busy(_)
+                    | OpenError::Broken(Broken::Store(StoreError::Newer { .. }))
+            ))
+        ) || matches!(
+            cause.downcast_ref::<InitError>(),
+            Some(InitError::Exists(_))
+        ) || cause.is::<SettingsError>()
+    })
 }
 
-/// Logs of a command that reads no configuration.
-fn usual_logs() {
-    Log::usual("info").start();
+/// The last word of a program that ends: it is for people, whatever the log level.
+fn failed(e: &anyhow::Error) -> ExitCode {
+    let (kind, code) = if is_refusal(e) {
+        ("refused", REFUSED)
+    } else {
+        ("error", FAILED)
+    };
+    let _ = writeln!(io::stderr().lock(), "{kind}: {e:#}");
+    ExitCode::from(code)
+}
+
+/// Logs of a command that reads no `[log]`.
+fn usual_logs(quiet: bool) {
+    Log::usual(USUAL_FILTER).start_with(quiet);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_an_example() {
@@ -121,7 +175,17 @@ mod tests {
     #[tokio::test]
     async fn a_server_without_a_directory_is_refused_with_the_ways_to_give_one() {
         let args = Args::try_parse_from(["c", "run", "--listen", "127.0.0.1:0"]).unwrap();
-        let code = run(args).await.unwrap();
-        assert_eq!(code, ExitCode::from(REFUSED));
+        let e = run(args).await.unwrap_err();
+        assert!(is_refusal(&e), "{e}");
+    }
+
+    #[tokio::test]
+    async fn a_directory_without_a_deployment_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let nowhere = dir.path().join("nowhere").display().to_string();
+        let words = ["c", "run", "--dir", &nowhere, "--listen", "127.0.0.1:0"];
+        let e = run(Args::try_parse_from(words).unwrap()).await.unwrap_err();
+        assert!(is_refusal(&e), "{e}");
+        assert!(e.to_string().contains("lamplight init"), "{e}");
     }
 }

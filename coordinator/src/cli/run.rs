@@ -10,12 +10,12 @@ use tokio::net::TcpListener;
 
 use lamplight_proto::ids::Deployment;
 
-use super::{FileArg, REFUSED, complain};
-use crate::{Config, OpenError, RunError, fault::Broken, settings::Flags, store::StoreError};
+use super::{FileArg, output::Quiet};
+use crate::{Config, settings::Flags};
 
 pub(super) const HELP: &str = "Example:\n  \
-    lamplight-coordinator run --dir ./fleet --listen 0.0.0.0:7443\n  \
-    lamplight-coordinator run --config /etc/lamplight/coordinator.toml";
+    lamplight coordinator run --dir ./fleet --listen 0.0.0.0:7443\n  \
+    lamplight coordinator run --config /etc/lamplight/coordinator.toml";
 
 /// What `run` prints with `--json`, once it serves.
 #[derive(Serialize, JsonSchema)]
@@ -53,8 +53,10 @@ pub(super) struct Args {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: Option<u64>,
     /// Once it serves, print deployment and address as one line of JSON
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
+    #[command(flatten)]
+    quiet: Quiet,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -71,23 +73,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         announce: args.json,
         ..loaded.config()?
     };
-    loaded.settings.log.start();
+    loaded.settings.log.start_with(args.quiet.is_quiet());
     let listen = loaded.settings.listen;
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("listening on {listen}; `doctor` says who is there"))?;
-    match crate::run(config, listener, interrupted()).await {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(RunError::Open(
-            e @ (OpenError::NotInitialised(_)
-            | OpenError::Busy(_)
-            | OpenError::Broken(Broken::Store(StoreError::Newer { .. }))),
-        )) => {
-            complain(&e.into());
-            Ok(ExitCode::from(REFUSED))
-        }
-        Err(e) => Err(e.into()),
-    }
+    crate::run(config, listener, interrupted()).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Waits for Ctrl-C or, on Unix, SIGTERM.

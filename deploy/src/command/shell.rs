@@ -40,8 +40,8 @@ impl Program {
     pub(crate) fn command(self) -> clap::Command {
         match self {
             Self::Lamplight => crate::Cli::command(),
-            Self::LamplightAgent => lamplight_agent::cli::Args::command(),
-            Self::LamplightCoordinator => lamplight_coordinator::cli::Args::command(),
+            Self::LamplightAgent => lamplight_agent::cli::standalone(),
+            Self::LamplightCoordinator => lamplight_coordinator::cli::standalone(),
         }
     }
 }

@@ -2,15 +2,21 @@
 
 use std::{fmt, io, process::ExitCode};
 
+use lamplight_agent::{
+    home::HomeError,
+    run::AgentError,
+    source::{SourceError, SpecError},
+};
 use lamplight_coordinator::release::VerifyFailure;
 use lamplight_proto::{
     envelope::VerifyError,
+    keys::KeyError,
     refusal::{Reason, Refusal},
     settings::SettingsError,
 };
 
 use super::paint::{self, BAD, HINT};
-use crate::operator;
+use crate::{context::ContextError, operator};
 
 /// What to do about an error, told on a line of its own.
 #[derive(Debug)]
@@ -94,18 +100,6 @@ fn shown(error: &anyhow::Error) -> Shown {
             code: 1,
         };
     }
-    // A file with a mistake in it is refused before anything is done, as agents and coordinators refuse
-    // their configuration. The sentence says what to do with the line.
-    if let Some(e) = find::<SettingsError>(error)
-        && !matches!(e, SettingsError::Read { .. })
-    {
-        return Shown {
-            kind: "refused".into(),
-            text: explain(error),
-            hint: hint(),
-            code: 1,
-        };
-    }
     if find::<Refused>(error).is_some() {
         return Shown {
             kind: "refused".into(),
@@ -125,10 +119,23 @@ fn shown(error: &anyhow::Error) -> Shown {
             hint: hint().or_else(|| about_refusal(r.reason).map(Into::into)),
             code: 1,
         },
+        // A file with a mistake in it, a directory that is not there: refused before anything is done.
+        // The sentence says what to do.
+        None if find::<SettingsError>(error).is_some()
+            || lamplight_agent::cli::is_refusal(error)
+            || lamplight_coordinator::cli::is_refusal(error) =>
+        {
+            Shown {
+                kind: "refused".into(),
+                text: explain(error),
+                hint: hint(),
+                code: 1,
+            }
+        }
         None => Shown {
             kind: "error".into(),
             text: explain(error),
-            hint: Some(hint().unwrap_or_else(|| about(error))),
+            hint: hint().or_else(|| about(error)),
             code: 2,
         },
     }
@@ -157,11 +164,21 @@ fn about_refusal(reason: Reason) -> Option<&'static str> {
     }
 }
 
-/// What to do about a fault nobody gave a hint for.
-fn about(error: &anyhow::Error) -> String {
+/// Whether the sentence says what to do.
+fn advises(error: &anyhow::Error) -> bool {
+    find::<SourceError>(error).is_some()
+        || find::<SpecError>(error).is_some()
+        || find::<ContextError>(error).is_some()
+        || find::<HomeError>(error).is_some()
+        || find::<AgentError>(error).is_some()
+        || find::<KeyError>(error).is_some()
+}
+
+/// What to do about a fault nobody gave a hint for, unless its sentence says so.
+fn about(error: &anyhow::Error) -> Option<String> {
     if let Some(status) = find::<tonic::Status>(error) {
         let to = operator::described().unwrap_or_else(|| "the coordinator".into());
-        return match status.code() {
+        return Some(match status.code() {
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::DeadlineExceeded => {
                 format!(
                     "check that the coordinator runs and can be reached, and that the identity is of \
@@ -173,19 +190,20 @@ fn about(error: &anyhow::Error) -> String {
                  command called {to}"
             ),
             _ => format!("the coordinator's log says why; this command called {to}"),
-        };
+        });
     }
     if let Some(e) = find::<io::Error>(error) {
         match e.kind() {
-            io::ErrorKind::NotFound => return "check the path".into(),
+            io::ErrorKind::NotFound => return Some("check the path".into()),
             io::ErrorKind::PermissionDenied => {
-                return "check whose file it is and who may read it: ls -l".into();
+                return Some("check whose file it is and who may read it: ls -l".into());
             }
-            io::ErrorKind::StorageFull => return "make room on the disk, then repeat".into(),
+            io::ErrorKind::StorageFull => return Some("make room on the disk, then repeat".into()),
             _ => {}
         }
     }
-    "LAMPLIGHT_LOG=debug tells more; `--help` tells what the command takes".into()
+    let general = "LAMPLIGHT_LOG=debug tells more; `--help` tells what the command takes";
+    (!advises(error)).then(|| general.into())
 }
 
 /// The chain of causes on one line; a gRPC status by its message, without its debris. Hints are told
@@ -209,6 +227,9 @@ fn explain(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
+    use lamplight_agent::{source::SourceSpec, token_file};
+    use lamplight_coordinator::{OpenError, RunError};
+    use lamplight_proto::settings::Document;
 
     use super::*;
 
@@ -240,6 +261,39 @@ mod tests {
             tonic::Status::internal("x").into(),
         ] {
             assert!(shown(&e).hint.is_some_and(|h| !h.is_empty()), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_that_says_what_to_do_gets_no_general_hint() {
+        let source: SourceSpec = "images:/nowhere/at/all".parse().unwrap();
+        let source = source.open().map(drop).unwrap_err();
+        let context = ContextError::NoHome;
+        for e in [
+            anyhow::Error::from(source).context("opening the source"),
+            context.into(),
+        ] {
+            let shown = shown(&e);
+            assert_eq!((shown.code, shown.hint), (2, None), "{}", shown.text);
+        }
+    }
+
+    #[test]
+    fn what_an_agent_or_a_coordinator_refuses_is_1_and_said_as_any_refusal() {
+        let not_there = OpenError::NotInitialised("nowhere".into());
+        for e in [
+            anyhow::Error::from(RunError::Open(not_there)),
+            AgentError::NotEnrolled("nowhere".into()).into(),
+            token_file::read("/nowhere/token".as_ref())
+                .unwrap_err()
+                .into(),
+            Document::read_file("/nowhere/agent.toml".as_ref())
+                .unwrap_err()
+                .into(),
+        ] {
+            let shown = shown(&e);
+            assert_eq!((shown.code, shown.kind.as_str()), (1, "refused"), "{e}");
+            assert!(shown.text.contains("nowhere"), "{e}");
         }
     }
 

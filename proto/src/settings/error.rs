@@ -51,12 +51,13 @@ impl Serialize for Place {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file cannot be read.
-    #[error("{path} cannot be read: {source}; name another file, or write one")]
+    // The sentence holds the cause: it is no link of the chain, which would tell it once more.
+    #[error("{path} cannot be read: {cause}; name another file, or write one")]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is larger than any honest one.
     #[error("{path} has {}; is it the right file?", excess(*bytes, *limit))]

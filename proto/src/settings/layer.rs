@@ -146,7 +146,7 @@ impl Document {
     ///
     /// Variables that begin with `PREFIX_` but not with `PREFIX__` are slips of somebody's fingers,
     /// unless they are named or spared, or put there by Kubernetes for a service of that name. Where
-    /// two set one key, the one with the prefix counts.
+    /// two set one key, the one with the prefix counts. An empty variable is as good as none.
     ///
     /// # Errors
     /// [`SettingsError::UnknownVariable`], [`SettingsError::NotText`]. Whether a key exists is found out
@@ -160,6 +160,7 @@ impl Document {
         self.prefix = Some(prefix);
         let own = |name: &str| names.named.iter().find(|(variable, _)| *variable == name);
         let mut ours: Vec<(String, OsString)> = (variables.into_iter())
+            .filter(|(_, value)| !value.is_empty())
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .filter(|(name, _)| {
                 let rest = name.strip_prefix(prefix);
@@ -414,10 +415,10 @@ fn of_kubernetes(rest: &str) -> bool {
     rest == "_PORT" || rest.starts_with("_PORT_") || rest.starts_with("_SERVICE_")
 }
 
-fn unreadable(path: &Path, source: io::Error) -> SettingsError {
+fn unreadable(path: &Path, cause: io::Error) -> SettingsError {
     SettingsError::Read {
         path: path.to_owned(),
-        source,
+        cause,
     }
 }
 

@@ -3,12 +3,18 @@
 use std::io::{IsTerminal as _, stderr};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use super::{Document, SettingsError};
 
 /// The variable that sets [`Log::filter`] in all programs.
 pub const LOG_VARIABLE: &str = "LAMPLIGHT_LOG";
+
+/// What is logged where nobody says otherwise. That a database was brought up to date is no news to
+/// whoever runs a command.
+pub const USUAL_FILTER: &str = "info,rusqlite_migration=warn";
 
 /// The table `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +40,7 @@ pub enum LogFormat {
 impl Default for Log {
     fn default() -> Self {
         Self {
-            filter: "info".to_owned(),
+            filter: USUAL_FILTER.to_owned(),
             format: LogFormat::Text,
         }
     }
@@ -71,17 +77,31 @@ impl Log {
 
     /// Logs to stderr from now on. The first to call this in a process decides.
     pub fn start(&self) {
+        self.start_at_most(LevelFilter::TRACE);
+    }
+
+    /// As [`Self::start`]; with `quiet` only warnings and errors, whatever the filter lets through.
+    pub fn start_with(&self, quiet: bool) {
+        self.start_at_most(if quiet {
+            LevelFilter::WARN
+        } else {
+            LevelFilter::TRACE
+        });
+    }
+
+    fn start_at_most(&self, most: LevelFilter) {
         // `check` has said what is wrong with a filter; a program without logs is worse than one with
         // too many.
-        let filter = EnvFilter::try_new(&self.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+        let filter =
+            EnvFilter::try_new(&self.filter).unwrap_or_else(|_| EnvFilter::new(USUAL_FILTER));
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             // Logs often go to a file or a journal.
             .with_ansi(stderr().is_terminal())
             .with_writer(stderr);
         let started = match self.format {
-            LogFormat::Text => builder.finish().try_init(),
-            LogFormat::Json => builder.json().finish().try_init(),
+            LogFormat::Text => builder.finish().with(most).try_init(),
+            LogFormat::Json => builder.json().finish().with(most).try_init(),
         };
         if started.is_err() {
             tracing::debug!("logs were set up before");

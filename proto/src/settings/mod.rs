@@ -17,13 +17,14 @@
 //! `config`, which merges its layers before types are checked and has lost the lines by then.
 //!
 //! Reading order: [`parse`], [`Document`] (layers), [`SettingsError`] and [`Place`], `read` (serde),
-//! `value` (the tree), [`Log`] (the one table that all programs share).
+//! `value` (the tree), [`within`] (ranges of numbers), [`Log`] (the one table that all programs share).
 
 mod error;
 mod layer;
 mod log;
 mod read;
 mod value;
+mod within;
 
 use std::path::Path;
 
@@ -31,10 +32,19 @@ use serde::de::DeserializeOwned;
 
 pub use error::{Place, SettingsError, nearest};
 pub use layer::{Document, Setting, Variables, Verdict, to_toml};
-pub use log::{LOG_VARIABLE, Log, LogFormat};
+pub use log::{LOG_VARIABLE, Log, LogFormat, USUAL_FILTER};
+pub use within::within;
 
 /// Largest file of settings that is read, in bytes: a thousand times what anybody writes.
 pub const MAX_BYTES: u64 = 1 << 20;
+
+/// The name of an environment variable for a parser of command lines; `None` where the variable is
+/// set to nothing, which counts as not set.
+#[must_use]
+pub fn unless_empty(variable: &'static str) -> Option<&'static str> {
+    let is_empty = std::env::var_os(variable).is_some_and(|value| value.is_empty());
+    (!is_empty).then_some(variable)
+}
 
 /// Reads `text`, which came from the file `origin`, as a `T`.
 ///

@@ -257,6 +257,27 @@ fn a_flag_beats_a_variable_and_a_variable_beats_the_file() {
 }
 
 #[test]
+fn an_empty_variable_sets_nothing_and_is_no_slip() {
+    let variables = [
+        ("LAMPLIGHT_NODE__TRAINING__THREADS", ""),
+        ("LAMPLIGHT_NODE__NO_SUCH_KEY", ""),
+        ("LAMPLIGHT_NODE_THREADS", ""),
+        ("RATE", ""),
+    ];
+    let text = "dir = \"d\"\n[training]\nthreads = 2\nrate = 0.5\n";
+    let document = layered(text, &variables, None).expect("layers");
+    let node: Node = document.read().expect("good");
+    assert_eq!(node.training.threads, 2);
+    assert!((node.training.rate - 0.5).abs() < 1e-12);
+    assert!(
+        !document
+            .place("training.threads")
+            .to_string()
+            .contains("variable")
+    );
+}
+
+#[test]
 fn a_variable_that_names_no_key_is_an_error_and_its_value_is_not_shown() {
     let cases = [
         (
@@ -330,6 +351,9 @@ fn files_that_are_no_settings_cost_little_and_are_named() {
     let path = dir.path().join("node.toml");
     let e = Document::read_file(&path).expect_err("missing").to_string();
     assert!(e.contains("node.toml cannot be read"), "{e}");
+    // The cause stands in the sentence, and would be told once more as a link of the chain.
+    let e = Document::read_file(&path).expect_err("missing");
+    assert!(std::error::Error::source(&e).is_none());
     std::fs::write(&path, [0xff, 0xfe]).expect("written");
     let e = Document::read_file(&path).expect_err("bytes").to_string();
     assert!(e.contains("not UTF-8"), "{e}");
