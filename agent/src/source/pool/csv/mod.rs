@@ -14,7 +14,6 @@
 mod table;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -378,7 +377,7 @@ impl Csv {
 /// samples `[channels, length]`, values as they are
 /// # Errors
 /// [`SourceError`] naming the line.
-pub(in crate::source) fn parse(bytes: impl Read, spec: &CsvSpec) -> Result<Samples, SourceError> {
+pub(in crate::source) fn parse(bytes: &[u8], spec: &CsvSpec) -> Result<Samples, SourceError> {
     let mut scan = Scan::default();
     let (mut x, mut y) = (Vec::new(), Vec::new());
     let mut table = Table::over(bytes, Path::new("bytes"), spec)?;

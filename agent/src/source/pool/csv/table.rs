@@ -10,6 +10,9 @@ pub(super) const REMEDY: &str = "correct the line, or name the right columns wit
     `columns=` (a table without titles: `header=no`; other separators: `separator=`)";
 /// Longest row, bytes: a file without line ends must not fill memory.
 const MAX_ROW_BYTES: u64 = 1 << 20;
+/// Columns a row may have however small the file. Beyond that a column takes a byte of the file, compressed
+/// or not: what packs further was made to take memory, of which each column costs some.
+const FREE_COLUMNS: u64 = 4096;
 /// Most columns of values.
 const MAX_COLUMNS: usize = 65_536;
 
@@ -36,22 +39,21 @@ pub(super) struct Row<'t> {
 
 impl Table<'static> {
     pub(super) fn open(file: &Path, spec: &CsvSpec) -> Result<Self, SourceError> {
-        Self::begin(stream::open(file), file, spec)
+        let bytes = file.metadata().map_or(0, |m| m.len());
+        Self::begin(stream::open(file), bytes, file, spec)
     }
 }
 
 impl<'a> Table<'a> {
-    /// The same of any stream; errors call it `file`.
-    pub(super) fn over(
-        stream: impl Read + 'a,
-        file: &Path,
-        spec: &CsvSpec,
-    ) -> Result<Self, SourceError> {
-        Self::begin(stream::unpack(stream), file, spec)
+    /// The same of bytes; errors call them `file`.
+    pub(super) fn over(bytes: &'a [u8], file: &Path, spec: &CsvSpec) -> Result<Self, SourceError> {
+        Self::begin(stream::unpack(bytes), bytes.len() as u64, file, spec)
     }
 
+    /// `bytes` is the file's size.
     fn begin(
         opened: io::Result<Box<dyn Read + 'a>>,
+        bytes: u64,
         file: &Path,
         spec: &CsvSpec,
     ) -> Result<Self, SourceError> {
@@ -60,6 +62,9 @@ impl<'a> Table<'a> {
             stream,
             passed: 0,
             allowed: 0,
+            separator: spec.separator,
+            columns: 1,
+            most_columns: FREE_COLUMNS.max(bytes),
         };
         let reader = csv::ReaderBuilder::new()
             .has_headers(false)
@@ -173,6 +178,13 @@ impl<'a> Table<'a> {
                         format!("the row is longer than {MAX_ROW_BYTES} bytes"),
                     )
                 }
+                csv::ErrorKind::Io(cause) if cause.get_ref().is_some_and(|c| c.is::<TooWide>()) => {
+                    let most = self.reader.get_ref().most_columns;
+                    let fault = format!(
+                        "a row has over {most} columns, more than a compressed file of this size may hold"
+                    );
+                    self.wrong(line, fault)
+                }
                 csv::ErrorKind::Io(cause) => unreadable(&self.file, cause),
                 csv::ErrorKind::UnequalLengths {
                     expected_len, len, ..
@@ -222,12 +234,20 @@ fn listed(titles: &[String]) -> String {
 #[error("a row is too long")]
 struct TooLong;
 
-/// A stream that ends in an error where one row takes too much of it.
+#[derive(Debug, thiserror::Error)]
+#[error("a row is too wide")]
+struct TooWide;
+
+/// A stream that ends in an error where one row takes too much of it, or has too many columns.
 struct Guarded<'a> {
     stream: Box<dyn Read + 'a>,
     passed: u64,
     /// As far as the row in hand may reach.
     allowed: u64,
+    separator: u8,
+    /// Columns of the row in hand; a quoted separator counts, too.
+    columns: u64,
+    most_columns: u64,
 }
 
 impl Read for Guarded<'_> {
@@ -237,6 +257,16 @@ impl Read for Guarded<'_> {
         }
         let n = self.stream.read(buffer)?;
         self.passed += n as u64;
+        for &byte in &buffer[..n] {
+            if byte == b'\n' || byte == b'\r' {
+                self.columns = 1;
+            } else if byte == self.separator {
+                self.columns += 1;
+                if self.columns > self.most_columns {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, TooWide));
+                }
+            }
+        }
         Ok(n)
     }
 }

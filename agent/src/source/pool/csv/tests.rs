@@ -220,11 +220,10 @@ fn what_is_wrong_is_named_with_its_line_and_the_remedy() {
 
 #[test]
 fn a_row_without_an_end_is_not_kept_in_memory() {
-    let endless = std::io::Read::chain(&b"a,label\n1,\""[..], std::io::repeat(b'\n'));
+    let mut long = b"a,label\n1,\"".to_vec();
+    long.resize(8 << 20, b'\n');
     let spec = crate::source::CsvSpec::default();
-    let e = super::parse(endless, &spec)
-        .expect_err("endless")
-        .to_string();
+    let e = super::parse(&long, &spec).expect_err("endless").to_string();
     assert!(e.contains("longer than 1048576 bytes"), "{e}");
 }
 
@@ -310,4 +309,27 @@ fn more_windows_than_files_of_their_size_may_hold_end_with_the_option_to_change(
         at.display()
     );
     assert!(open(&fewer).is_ok());
+}
+
+#[test]
+fn a_compressed_row_has_no_more_columns_than_its_file_has_bytes() {
+    let dir = tempfile::tempdir().expect("dir");
+    let zip = |columns: usize, name: &str| {
+        let row = "0,".repeat(columns) + "walk\n";
+        let out = std::fs::File::create(dir.path().join(name)).expect("created");
+        let mut zip = flate2::write::GzEncoder::new(out, flate2::Compression::best());
+        zip.write_all(row.as_bytes()).expect("written");
+        zip.finish().expect("written");
+        let at = dir.path().join(name);
+        open(&format!(
+            "csv:{}?window=1&header=no&label={}&split=all",
+            at.display(),
+            columns + 1
+        ))
+    };
+    assert!(zip(4000, "narrow.csv.gz").is_ok());
+    let e = zip(30_000, "wide.csv.gz")
+        .expect_err("too wide")
+        .to_string();
+    assert!(e.contains("line 1: a row has over 4096 columns"), "{e}");
 }
