@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use lamplight_proto::{
     budget::{Bounds, Budget, Hours},
-    cause::{Exceeded, Measure, Told},
+    cause::{Exceeded, Limit, Measure, Told},
     ids::ModelName,
     offer::RoundOffer,
 };
@@ -43,6 +43,11 @@ pub enum Beyond {
     /// Task and node never both allow training.
     #[error("training is allowed {0}, which is never; change the task's or this node's hours")]
     Never(Hours),
+    /// An energy budget that nothing can measure.
+    #[error(
+        "the task has an energy budget, and this machine has no power counters; set limits.assumed_power_watts"
+    )]
+    NoMeter,
 }
 
 impl Beyond {
@@ -50,7 +55,9 @@ impl Beyond {
     #[must_use]
     pub fn told(&self) -> Told {
         match self {
-            Self::Model(_) | Self::Never(_) => Told::Limits(None),
+            Self::Model(_) => Told::Limits(Some(Limit::Model)),
+            Self::Never(_) => Told::Limits(Some(Limit::Hours)),
+            Self::NoMeter => Told::Limits(Some(Limit::NoMeter)),
             Self::Transfer { needed, allowed } => Told::Budget(Some(Exceeded {
                 measure: Measure::TransferBytes,
                 needed: *needed,
@@ -67,11 +74,12 @@ impl Limits {
         task.narrowed(&self.budget)
     }
 
-    /// Whether a task may be begun here at all, with what is known before it is.
+    /// Whether a task may be begun here at all, with what is known before it is: whether its base is here
+    /// already, and whether anything measures energy.
     ///
     /// # Errors
     /// [`Beyond`], saying what is too much.
-    pub fn allow(&self, offer: &RoundOffer, has_base: bool) -> Result<(), Beyond> {
+    pub fn allow(&self, offer: &RoundOffer, has_base: bool, has_meter: bool) -> Result<(), Beyond> {
         if let Some(models) = &self.models
             && !models.contains(&offer.model)
         {
@@ -87,6 +95,9 @@ impl Limits {
         }
         if !bounds.hours.ever() {
             return Err(Beyond::Never(bounds.hours));
+        }
+        if bounds.energy_joules.is_some() && !has_meter {
+            return Err(Beyond::NoMeter);
         }
         Ok(())
     }

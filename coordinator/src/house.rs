@@ -186,6 +186,7 @@ impl House {
             config,
         };
         house.sweep()?;
+        house.settle_retired()?;
         house.renew()?;
         Ok(house)
     }

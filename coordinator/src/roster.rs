@@ -18,7 +18,7 @@ use lamplight_proto::{
 };
 
 use crate::{
-    fault::Fault,
+    fault::{Broken, Fault},
     house::{House, one_line},
     store::{
         StoreError,
@@ -227,12 +227,35 @@ impl House {
             }
             nodes::find(tx, &id)?.ok_or_else(|| gone(&id))
         })?;
-        // After the state, and again when repeated: a crash in between leaves nothing undone for long.
+        // After the state; a crash in between is made up for when the house is opened again.
         if node.state == NodeState::Retired {
-            self.excuse(&node)?;
-            self.drop_upload(&id)?;
+            self.settle(&node)?;
         }
         Ok(id)
+    }
+
+    /// Nothing of a retired node is waited for or kept half.
+    fn settle(&self, node: &Node) -> Result<(), Fault> {
+        self.excuse(node)?;
+        self.drop_upload(&node.id)
+    }
+
+    /// Does for every retired node what retiring it owes. Done once, there is nothing left to do.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub(crate) fn settle_retired(&self) -> Result<(), Broken> {
+        let retired = self.store.read(nodes::list)?;
+        for node in retired.iter().filter(|n| n.state == NodeState::Retired) {
+            match self.settle(node) {
+                Ok(()) => {}
+                Err(Fault::Broken(e)) => return Err(e),
+                Err(Fault::Refused(r)) => {
+                    tracing::warn!(node = %node.id, "a retired node is still waited for: {r}");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Rounds stop waiting for a node that gets no work.

@@ -8,7 +8,8 @@
 //! identity = "/home/ann/chicago/operators/admin"
 //! ```
 //!
-//! The file holds no secret, only where one lies.
+//! The file holds no secret, only where one lies. It is written by the commands below `lamplight
+//! context`, and by people; so it is read as their other files are ([`lamplight_proto::settings`]).
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +17,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lamplight_proto::{ids::Label, keys, tls::Address};
+use lamplight_proto::{
+    ids::Label,
+    keys,
+    settings::{Document, SettingsError},
+    tls::Address,
+};
 use serde::{Deserialize, Serialize};
 
 /// Names the file, in place of the one in the configuration directory.
 pub(crate) const FILE_VARIABLE: &str = "LAMPLIGHT_CONTEXTS";
-/// Largest file that is read: thousands of contexts.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// Why contexts could not be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -32,29 +36,16 @@ pub(crate) enum ContextError {
         "neither XDG_CONFIG_HOME nor HOME is set; name the file of contexts with {FILE_VARIABLE}"
     )]
     NoHome,
-    /// The file could not be read or written.
-    #[error("{path}: {source}")]
-    File {
+    /// The file cannot be read, or is no list of contexts.
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
+    /// The file could not be written.
+    #[error("{path} cannot be written: {source}")]
+    Write {
         /// The file.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
-    },
-    /// The file is larger than any list of contexts.
-    #[error("{path} has {bytes} bytes, at most {MAX_BYTES} are read; is it another file?")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-    },
-    /// The file is not what this program writes.
-    #[error("{path} is not a list of contexts; mend or remove it: {fault}")]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// Line, column and what is wrong there.
-        fault: String,
     },
     /// No context has the name.
     #[error("there is no context {name} in {path}; {known}")]
@@ -78,7 +69,6 @@ pub(crate) enum ContextError {
 
 /// Where a fleet is and who calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Context {
     /// `HOST:PORT`.
     #[serde(with = "as_text")]
@@ -102,12 +92,27 @@ mod as_text {
 
 /// All contexts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Kept {
     #[serde(skip_serializing_if = "Option::is_none")]
     current: Option<Label>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     contexts: BTreeMap<Label, Context>,
+}
+
+impl Kept {
+    fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+/// Reads the text of a file of contexts, and answers the file that this program would write for the
+/// same contexts.
+///
+/// # Errors
+/// The first fault, with its line, its key and what to write instead.
+pub fn check(text: &str) -> anyhow::Result<String> {
+    let kept: Kept = Document::parse(text, Path::new("contexts.toml"))?.read()?;
+    Ok(kept.to_toml()?)
 }
 
 /// The file of contexts, read.
@@ -146,31 +151,23 @@ impl Contexts {
     /// # Errors
     /// [`ContextError`].
     pub(crate) fn read_from(path: PathBuf) -> Result<Self, ContextError> {
-        let bytes = fs::metadata(&path).map_or(0, |m| m.len());
-        if bytes > MAX_BYTES {
-            return Err(ContextError::TooLarge { path, bytes });
-        }
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ContextError::File { path, source }),
+        let kept = match Document::read_file(&path) {
+            Ok(document) => document.read()?,
+            Err(SettingsError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                Kept::default()
+            }
+            Err(e) => return Err(e.into()),
         };
-        match toml::from_str(&text) {
-            Ok(kept) => Ok(Self { path, kept }),
-            Err(e) => Err(ContextError::Malformed {
-                path,
-                fault: e.to_string(),
-            }),
-        }
+        Ok(Self { path, kept })
     }
 
     /// Writes them whole or not at all.
     fn write(&self) -> Result<(), ContextError> {
-        let at = |source| ContextError::File {
+        let at = |source| ContextError::Write {
             path: self.path.clone(),
             source,
         };
-        let text = toml::to_string(&self.kept).map_err(|e| at(io::Error::other(e)))?;
+        let text = (self.kept.to_toml()).map_err(|e| at(io::Error::other(e)))?;
         if let Some(dir) = self.path.parent() {
             fs::create_dir_all(dir).map_err(at)?;
         }
@@ -319,21 +316,53 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_list_of_contexts_is_named_with_the_line() {
+    fn a_mistake_in_the_file_is_told_in_one_line_with_its_place_and_its_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
-        fs::write(
-            &path,
-            "current = \"a\"\n[contexts.a]\ncordinator = \"x:1\"\n",
-        )
-        .unwrap();
-        let e = Contexts::read_from(path.clone()).unwrap_err().to_string();
-        assert!(
-            e.contains("c.toml") && e.contains("line 3") && e.contains("cordinator"),
-            "{e}"
-        );
+        let long = format!("current = \"{}\"\n", "a ".repeat(100_000));
+        for (text, place, says) in [
+            (
+                "current = \"a\"\n[contexts.a]\ncordinator = \"x:1\"\n",
+                "c.toml:3:1",
+                "did you mean `contexts.a.coordinator`?",
+            ),
+            (
+                "[contexts.a]\ncoordinator = \"x\"\nidentity = \"/a\"\n",
+                "c.toml:2:15",
+                "\"x\" is not host:port, e.g. fleet.example.org:7443",
+            ),
+            (
+                "\n[contexts.a]\ncoordinator = \"x:1\"\n",
+                "c.toml:2:11",
+                "`contexts.a.identity` is missing; write it there",
+            ),
+            (
+                "[contexts.\"a b\"]\ncoordinator = \"x:1\"\nidentity = \"/a\"\n",
+                "c.toml:1:11",
+                "`contexts.a b` does not fit: name is malformed",
+            ),
+            ("[context.a]\n", "c.toml:1:2", "did you mean `contexts`?"),
+            ("current = \"a\n", "c.toml:1:13", "correct this line"),
+            (&long, "c.toml:1:11", "name is malformed"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let e = Contexts::read_from(path.clone()).unwrap_err().to_string();
+            assert!(e.contains(place) && e.contains(says), "{e}");
+            assert!(e.len() < 500 && !e.contains('\n'), "{e}");
+        }
         fs::write(&path, vec![b'#'; 2 << 20]).unwrap();
         let e = Contexts::read_from(path).unwrap_err().to_string();
         assert!(e.contains("2097152 bytes"), "{e}");
+    }
+
+    #[test]
+    fn what_a_person_wrote_reads_back_as_this_program_writes_it() {
+        let text = "contexts.b = { identity = '/b', coordinator = \"b:1\" } # mine\n";
+        let written = check(text).unwrap();
+        assert_eq!(
+            written,
+            "[contexts.b]\ncoordinator = \"b:1\"\nidentity = \"/b\"\n"
+        );
+        assert_eq!(check(&written).unwrap(), written);
     }
 }

@@ -1,7 +1,7 @@
 //! `lamplight`: the operator's command line, and a whole fleet in one binary.
 //!
-//! The binary is [`main()`] and nothing else; it is a library so that the parser of task files can be
-//! reached by its fuzz target.
+//! The binary is [`main()`] and nothing else; it is a library so that the parsers of task files and of
+//! contexts can be reached by their fuzz targets.
 //!
 //! ```text
 //!   lamplight init | model | node | task | round | release    the operator, over gRPC
@@ -14,7 +14,7 @@
 //! 1 refused, 2 failed, 130 a demo that was interrupted.
 
 mod command;
-mod context;
+pub mod context;
 mod demo;
 mod operator;
 mod output;

@@ -184,6 +184,19 @@ impl Operator {
         Ok(self.calls.start_rounds(request).await?.into_inner())
     }
 
+    /// Lists nodes, unless the coordinator is too old to see which ones: it would list them all.
+    pub(crate) async fn list_nodes(
+        &mut self,
+        request: wire::ListNodesRequest,
+    ) -> anyhow::Result<Vec<wire::NodeView>> {
+        let answer = self.calls.list_nodes(request.clone()).await?;
+        let coordinator = peer_version(answer.metadata().as_ref());
+        if let Some(why) = asks::too_much_to_list(&request, &coordinator) {
+            return Err(Refusal::new(Reason::Protocol, why).into());
+        }
+        Ok(answer.into_inner().nodes)
+    }
+
     /// Uploads a blob, going on where an earlier try ended, and answers its digest.
     pub(crate) async fn put_blob(
         &mut self,

@@ -51,6 +51,31 @@ fn failures_are_2_and_name_the_thing() {
 }
 
 #[test]
+fn a_task_on_standard_input_is_read_whole_or_refused() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let file = dir.path().join("task.toml");
+    let check = |text: String| {
+        std::fs::write(&file, text).expect("written");
+        Command::new(env!("CARGO_BIN_EXE_lamplight"))
+            .args(["task", "check", "-"])
+            .stdin(std::fs::File::open(&file).expect("opened"))
+            .output()
+            .expect("the program starts")
+    };
+    let task = "model = \"post\"\n".to_owned();
+    assert_eq!(check(task.clone()).status.code(), Some(0));
+    // What comes after the first MiB would be another task.
+    let long = format!("{task}{}\n[rounds]\ncount = 5\n", "#".repeat(1 << 20));
+    let output = check(long);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(
+        said.contains("standard input has more than the 1048576 bytes"),
+        "{said}"
+    );
+}
+
+#[test]
 fn an_operator_without_an_identity_is_told_where_it_comes_from() {
     let output = lamplight(&[
         "node",

@@ -115,6 +115,32 @@ fn the_example_works_and_every_mistake_is_told_with_its_remedy() {
     let tasks = desk.json(2, &["task", "list"]);
     assert_eq!(tasks[0]["state"], "done");
 
+    // Who waits for a task that is stopped between two rounds is told so, and does not wait on.
+    let hourly = fs::read_to_string(&task)
+        .unwrap()
+        .replace("#every = \"6h\"", "every = \"6h\"");
+    let recurring = desk.path("hourly.toml");
+    fs::write(&recurring, hourly).unwrap();
+    let (code, said) = std::thread::scope(|scope| {
+        let waiting =
+            scope.spawn(|| desk.fails(&["round", "start", "--task", &recurring, "--wait"]));
+        for _ in 0..300 {
+            let tasks = desk.json(2, &["task", "list"]);
+            let newest = &tasks[0];
+            if newest["next_round_unix_ms"].as_i64() > Some(0) {
+                desk.done(&["task", "stop", &newest["task"].to_string()]);
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        waiting.join().unwrap()
+    });
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("was stopped: an operator stopped it"),
+        "{said}"
+    );
+
     // Mistakes: found before anything is started.
     let update = env::var_os("LAMPLIGHT_UPDATE").is_some();
     let mut differ = String::new();
@@ -139,7 +165,7 @@ fn the_example_works_and_every_mistake_is_told_with_its_remedy() {
     let tasks = desk.json(2, &["task", "list"]);
     assert_eq!(
         tasks.as_array().unwrap().len(),
-        1,
+        2,
         "nothing was started by mistake"
     );
 }

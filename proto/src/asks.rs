@@ -1,26 +1,27 @@
-//! What a coordinator must know to start a task as asked.
+//! What a coordinator must know to do what an operator asks.
 //!
 //! A coordinator that is older than a field of `StartRounds` does not see the field, and would
 //! start another task than the one asked for. So whoever asks looks at the coordinator's version
-//! first ([`too_much_for`]). What nodes must know is [`crate::needs`].
+//! first ([`too_much_for`]). One that is older than the filters of `ListNodes` lists every node
+//! ([`too_much_to_list`]). What nodes must know is [`crate::needs`].
 
 use crate::{offer::clip, version::ProgramVersion, wire};
 
 const V0_2: ProgramVersion = ProgramVersion::new(0, 2, 0);
 
-/// Something a task may ask of a coordinator.
-struct Ask {
+/// Something a request may ask of a coordinator.
+struct Ask<R> {
     /// As task files and flags call it.
     name: &'static str,
     /// The first version whose coordinator sees it.
     since: ProgramVersion,
     /// Whether a request asks for it.
-    asked_by: fn(&wire::StartRoundsRequest) -> bool,
+    asked_by: fn(&R) -> bool,
 }
 
 /// What came to `StartRounds` after 0.1. An older coordinator does not see these fields and would
 /// start another task than the one asked for.
-const ASKS: &[Ask] = &[
+const ASKS: &[Ask<wire::StartRoundsRequest>] = &[
     Ask {
         name: "tags",
         since: V0_2,
@@ -51,12 +52,37 @@ const ASKS: &[Ask] = &[
     },
 ];
 
+/// What came to `ListNodes` after 0.1. An older coordinator lists every node.
+const FILTERS: &[Ask<wire::ListNodesRequest>] = &[
+    Ask {
+        name: "--tag",
+        since: V0_2,
+        asked_by: |r| !r.tags.is_empty(),
+    },
+    Ask {
+        name: "--state",
+        since: V0_2,
+        asked_by: |r| !r.states.is_empty(),
+    },
+];
+
 /// Why a coordinator of this version cannot start what is asked; `None` when it can. A version that
 /// cannot be read is taken for too old.
 #[must_use]
 pub fn too_much_for(request: &wire::StartRoundsRequest, coordinator: &str) -> Option<String> {
+    lacking("task", ASKS, request, coordinator)
+}
+
+/// Why the answer of a coordinator of this version is not the list that was asked for, in the same
+/// way. Listing changes nothing, so it may be looked at afterwards.
+#[must_use]
+pub fn too_much_to_list(request: &wire::ListNodesRequest, coordinator: &str) -> Option<String> {
+    lacking("list", FILTERS, request, coordinator)
+}
+
+fn lacking<R>(what: &str, asks: &[Ask<R>], request: &R, coordinator: &str) -> Option<String> {
     let version: Option<ProgramVersion> = coordinator.parse().ok();
-    let lacking: Vec<&Ask> = (ASKS.iter())
+    let lacking: Vec<&Ask<R>> = (asks.iter())
         .filter(|ask| (ask.asked_by)(request))
         .filter(|ask| version.is_none_or(|v| v < ask.since))
         .collect();
@@ -66,7 +92,7 @@ pub fn too_much_for(request: &wire::StartRoundsRequest, coordinator: &str) -> Op
         .map(|ask| format!("`{}`", ask.name))
         .collect();
     Some(format!(
-        "the task asks for {}, which coordinators know from {since} on; this one is {:?}: upgrade \
+        "the {what} asks for {}, which coordinators know from {since} on; this one is {:?}: upgrade \
          it, or leave that out",
         names.join(", "),
         clip(coordinator)
@@ -112,5 +138,24 @@ mod tests {
             )
         );
         assert!(too_much_for(&picky, "unknown").is_some());
+    }
+
+    #[test]
+    fn a_list_of_some_nodes_by_a_coordinator_that_lists_all_is_told() {
+        let all = wire::ListNodesRequest::default();
+        assert_eq!(too_much_to_list(&all, "0.1.0"), None);
+        let some = wire::ListNodesRequest {
+            tags: vec!["site=oslo".into()],
+            states: vec![wire::NodeState::Active.into()],
+        };
+        assert_eq!(too_much_to_list(&some, "0.2.0"), None);
+        assert_eq!(
+            too_much_to_list(&some, "0.1.0").as_deref(),
+            Some(
+                "the list asks for `--tag`, `--state`, which coordinators know from 0.2.0 on; this \
+                 one is \"0.1.0\": upgrade it, or leave that out"
+            )
+        );
+        assert!(too_much_to_list(&some, "unknown").is_some());
     }
 }

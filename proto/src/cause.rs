@@ -41,8 +41,8 @@ pub enum Told {
     NoSamples,
     /// Beyond the task's or the node's budget; with the numbers where there are some.
     Budget(Option<Exceeded>),
-    /// The node's own configuration does not allow the task; with the numbers where there are some.
-    Limits(Option<Exceeded>),
+    /// The node's own configuration does not allow the task; absent in what older agents kept.
+    Limits(Option<Limit>),
     /// Outside the hours in which the node may train.
     Window {
         /// Until they begin; absent when that is not known.
@@ -100,16 +100,10 @@ pub enum Measure {
     MemoryMib,
     /// Energy, joules.
     EnergyJoules,
-    /// Bytes pulled.
-    DownloadBytes,
     /// Bytes sent.
     UploadBytes,
     /// Bytes pulled and sent.
     TransferBytes,
-    /// Wall time, seconds.
-    Seconds,
-    /// Passes over the samples.
-    Epochs,
 }
 
 impl fmt::Display for Measure {
@@ -117,13 +111,22 @@ impl fmt::Display for Measure {
         f.write_str(match self {
             Self::MemoryMib => "MiB of memory",
             Self::EnergyJoules => "joules",
-            Self::DownloadBytes => "bytes to pull",
             Self::UploadBytes => "bytes to send",
             Self::TransferBytes => "bytes to pull and send",
-            Self::Seconds => "seconds",
-            Self::Epochs => "epochs",
         })
     }
+}
+
+/// What in a node's configuration a task goes against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// Its owner does not lend it to this model.
+    Model,
+    /// Its hours and the task's never meet.
+    Hours,
+    /// The task has an energy budget, and nothing there measures energy.
+    NoMeter,
 }
 
 /// More than allowed.
@@ -275,9 +278,16 @@ impl fmt::Display for Told {
             Self::Budget(None) => f.write_str("the budget does not suffice"),
             Self::Budget(Some(e)) => write!(f, "the budget does not suffice: {e}"),
             Self::Limits(None) => f.write_str("the node's configuration does not allow the task"),
-            Self::Limits(Some(e)) => {
-                write!(f, "the node's configuration does not allow the task: {e}")
-            }
+            Self::Limits(Some(limit)) => f.write_str(match limit {
+                Limit::Model => "the node's limits.models does not name the model",
+                Limit::Hours => {
+                    "the hours of the task and those of the node's limits.window_utc never meet"
+                }
+                Limit::NoMeter => {
+                    "the task has an energy budget, and nothing on the node measures energy; set \
+                     limits.assumed_power_watts there, or leave budget.energy_joules out of the task"
+                }
+            }),
             Self::Window { opens_in_seconds } => {
                 f.write_str("outside the hours in which the node may train")?;
                 match opens_in_seconds {
@@ -407,11 +417,8 @@ mod tests {
         let measures = [
             Measure::MemoryMib,
             Measure::EnergyJoules,
-            Measure::DownloadBytes,
             Measure::UploadBytes,
             Measure::TransferBytes,
-            Measure::Seconds,
-            Measure::Epochs,
         ];
         let data = [
             DataFault::Missing,
@@ -458,7 +465,8 @@ mod tests {
         all.extend(data.map(Told::Data));
         all.extend(parts.map(Told::Misfit));
         all.extend(measures.map(|m| Told::Budget(Some(exceeded(m)))));
-        all.extend(measures.map(|m| Told::Limits(Some(exceeded(m)))));
+        let limits = [Limit::Model, Limit::Hours, Limit::NoMeter];
+        all.extend(limits.map(|limit| Told::Limits(Some(limit))));
         all.extend(training.map(Told::Training));
         all.extend(disk.map(Told::Storage));
         all

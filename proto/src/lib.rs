@@ -8,7 +8,7 @@
 //! Reading order: [`wire`] (generated), [`ids`] (names that must not be mixed), [`envelope`] (what is
 //! signed is bytes), [`offer`], [`delta`], [`release`] (the signed payloads), [`refusal`] (why a call
 //! is refused), [`cause`] (why a node delivers nothing), [`budget`] (what a task may use of a node),
-//! [`tag`] (what operators say of nodes), [`version`] (who may speak), [`needs`] (what an agent must
+//! [`bounds`] (how large a task may be), [`tag`] (what operators say of nodes), [`version`] (who may speak), [`needs`] (what an agent must
 //! know to do a task), [`keys`], [`token`], [`tls`], [`chunk`], [`settings`] (what people write into
 //! files), [`doctor`] (what is wrong with a machine).
 //!
@@ -16,6 +16,7 @@
 //! of the workspace decodes a signed payload or checks a signature itself.
 
 pub mod asks;
+pub mod bounds;
 pub mod budget;
 pub mod cause;
 pub mod chunk;

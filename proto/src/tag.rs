@@ -263,7 +263,8 @@ impl fmt::Display for Wanted {
 }
 
 /// Which nodes are meant: every key must match. A key named several times may have any of the values;
-/// a key alone means that the tag is there. An empty filter means every node.
+/// a key alone means that the tag is there, also beside values of its own. An empty filter means every
+/// node.
 ///
 /// Written as terms joined by commas, serialized as a list of terms; both in one order, so that equal
 /// filters read the same.
@@ -280,6 +281,7 @@ impl TagFilter {
     /// More than [`MAX_TERMS`] terms.
     pub fn new(terms: impl IntoIterator<Item = Wanted>) -> Result<Self, Malformed> {
         let mut keys: BTreeMap<TagKey, BTreeSet<TagValue>> = BTreeMap::new();
+        let mut alone = BTreeSet::new();
         for (n, Wanted { key, value }) in terms.into_iter().enumerate() {
             if n >= MAX_TERMS {
                 return Err(Malformed::new(
@@ -289,8 +291,17 @@ impl TagFilter {
                     ),
                 ));
             }
-            keys.entry(key).or_default().extend(value);
+            match value {
+                Some(value) => {
+                    keys.entry(key).or_default().insert(value);
+                }
+                None => {
+                    alone.insert(key);
+                }
+            }
         }
+        // Any of a key's terms will do, so the widest one decides.
+        keys.extend(alone.into_iter().map(|key| (key, BTreeSet::new())));
         Ok(Self(keys))
     }
 
@@ -436,6 +447,8 @@ mod tests {
             "site=oslo,site=chicago",
             "site,mount=high",
             "site,site=chicago",
+            "site,site=oslo",
+            "site=oslo,site",
         ] {
             assert!(filter(yes).matches(&node), "{yes:?}");
         }
@@ -443,12 +456,25 @@ mod tests {
             "roof",
             "site=oslo",
             "site=chicago,mount=low",
-            "site,site=oslo",
+            "site,site=oslo,roof",
             "site=chicago,roof",
         ] {
             assert!(!filter(no).matches(&node), "{no:?}");
         }
         assert!(!filter("site").matches(&Tags::default()));
+        assert!(!filter("site,site=oslo").matches(&Tags::default()));
+    }
+
+    #[test]
+    fn a_key_alone_beside_its_values_is_the_key_alone() {
+        for text in [
+            "site,site=oslo",
+            "site=oslo,site",
+            "site=oslo,site,site=rome",
+        ] {
+            assert_eq!(filter(text), filter("site"), "{text}");
+            assert_eq!(filter(text).to_string(), "site");
+        }
     }
 
     #[test]
@@ -520,12 +546,11 @@ mod tests {
         #[test]
         fn a_filter_means_what_its_terms_say(terms in vec(a_wanted(), 0..6), node in some_tags()) {
             let f = TagFilter::new(terms.clone()).unwrap();
-            // Said again, slowly: for each key a term names, the node has it, and if any term names a
-            // value for it, the node's is one of those.
+            // Said again, slowly: for each key a term names, the node has it, and one of the terms with
+            // this key names the node's value or none at all.
             let expected = terms.iter().all(|t| {
                 let Some(has) = node.get(&t.key) else { return false };
-                let values: Vec<_> = terms.iter().filter(|o| o.key == t.key).filter_map(|o| o.value.as_ref()).collect();
-                values.is_empty() || values.contains(&has)
+                terms.iter().filter(|o| o.key == t.key).any(|o| o.value.as_ref().is_none_or(|v| v == has))
             });
             prop_assert_eq!(f.matches(&node), expected);
         }

@@ -94,7 +94,7 @@ pub async fn examine(loaded: Result<Loaded, SettingsError>, machine: &dyn Machin
         newest_model.as_ref(),
         data,
     ));
-    findings.extend(training::energy(&limits));
+    findings.push(training::energy(&limits));
     findings.push(training::device(machine, &loaded.settings.training));
     findings.extend(found);
     Report::of(findings)

@@ -236,12 +236,23 @@ fn at_the_moment(says: String, wanted: Option<u64>, available: u64) -> Finding {
     }
 }
 
-/// Whether a limit of energy can be kept.
-pub(super) fn energy(limits: &Limits) -> Option<Finding> {
+/// Whether a limit of energy can be kept, here or of a task.
+pub(super) fn energy(limits: &Limits) -> Finding {
     const CHECK: &str = "energy";
-    let joules = limits.budget.energy_joules?;
     let meter = Meter::open(Path::new(POWERCAP), limits.assumed_power_watts);
-    Some(if meter.is_some() {
+    let Some(joules) = limits.budget.energy_joules else {
+        return Finding::ok(
+            CHECK,
+            if meter.is_some() {
+                "no limit is set; it can be measured".to_owned()
+            } else {
+                "no limit is set, and nothing here measures it: tasks with an energy budget are \
+                 declined unless limits.assumed_power_watts is set"
+                    .to_owned()
+            },
+        );
+    };
+    if meter.is_some() {
         Finding::ok(
             CHECK,
             format!("limits.energy_joules is {joules}, and it can be measured"),
@@ -253,7 +264,7 @@ pub(super) fn energy(limits: &Limits) -> Option<Finding> {
             "set limits.assumed_power_watts to what the machine draws, or let the agent read \
              /sys/class/powercap",
         )
-    })
+    }
 }
 
 /// Whether the device that is configured can be used.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, path::PathBuf, sync::Arc, tim
 use lamplight_models::{lane::LaneKind, samples::Samples};
 use lamplight_proto::{
     budget::Budget,
-    cause::{Exceeded, Measure, Told},
+    cause::{Exceeded, Limit, Measure, Told},
     ids::UnixMillis,
     offer::{RoundOffer, Trainable},
 };
@@ -62,7 +62,7 @@ async fn a_node_declines_models_its_owner_does_not_lend_it_to() {
     bench.config.limits.models = Some(BTreeSet::from([other]));
     let offer = bench.offer(1, 1);
     let (told, reason) = declined(&mut bench, offer).await;
-    assert_eq!(told, [Told::Limits(None)]);
+    assert_eq!(told, [Told::Limits(Some(Limit::Model))]);
     assert!(
         reason.contains("limits.models does not name tcn"),
         "{reason}"
@@ -137,7 +137,7 @@ async fn hours_that_never_meet_are_declined() {
     let mut offer = bench.offer(1, 1);
     offer.budget = windows("22:00-06:00");
     let (told, reason) = declined(&mut bench, offer).await;
-    assert_eq!(told, [Told::Limits(None)]);
+    assert_eq!(told, [Told::Limits(Some(Limit::Hours))]);
     assert!(
         reason.contains("22:00-06:00 and within 10:00-12:00 UTC"),
         "{reason}"
@@ -213,6 +213,32 @@ async fn training_is_saved_when_the_hours_end_and_goes_on_when_they_begin_again(
     let turn = tokio::time::timeout(Duration::from_millis(300), agent.turn(&stop));
     assert!(turn.await.is_err(), "it waits");
     assert!(matches!(waits(&bench)[..], [Told::Window { .. }]));
+    // Nothing after that says that it works: the coordinator would take the reason back.
+    let turn = tokio::time::timeout(Duration::from_millis(300), agent.turn(&stop));
+    assert!(turn.await.is_err(), "it still waits");
+    let last = bench.twin.reports().pop().map(|r| r.event);
+    assert!(matches!(last, Some(ReportEvent::Waiting(_))), "{last:?}");
+    assert!(waits(&bench).len() >= 2, "a sign of life each time");
+}
+
+#[tokio::test]
+async fn a_task_whose_round_ended_is_not_waited_for_until_its_hours_begin_again() {
+    let mut bench = Bench::new();
+    bench.config.source = Arc::new(|_| Ok(Box::new(Many)));
+    let mut offer = bench.offer(1, 1);
+    offer.training.epochs = 1000;
+    offer.budget = windows("00:00-00:30");
+    bench.twin.set_now(UnixMillis(30 * MINUTE_MS - 1_000));
+    bench.twin.open(offer);
+    let mut agent = bench.agent().await;
+    let (_stopper, stop) = stop::channel();
+    while waits(&bench).is_empty() {
+        let turn = tokio::time::timeout(Duration::from_secs(5), agent.turn(&stop));
+        turn.await.ok().transpose().expect("turned");
+    }
+    bench.twin.close();
+    agent.turn(&stop).await.expect("turned");
+    assert!(matches!(agent.phase(), Phase::Idle(_)));
 }
 
 /// Learns from the bench's samples, with these settings changed.
@@ -264,7 +290,14 @@ fn spent_energy_ends_training_and_what_was_learned_is_sent() {
 
 #[test]
 fn an_energy_budget_that_nothing_measures_is_not_ignored() {
-    let offer = Bench::new().offer(1, 1);
+    let mut offer = Bench::new().offer(1, 1);
+    offer.budget.energy_joules = Some(5.0);
+    // Judged before anything is pulled, and told in words that an operator can use.
+    let beyond = Limits::default().allow(&offer, false, false);
+    let told = beyond.expect_err("no meter").told();
+    assert_eq!(told, Told::Limits(Some(Limit::NoMeter)));
+    assert!(told.to_string().contains("assumed_power_watts"), "{told}");
+    assert!(Limits::default().allow(&offer, false, true).is_ok());
     let (e, _) = learned(&offer, |s| s.bounds.energy_joules = Some(5.0));
     let e = e.expect_err("no meter").to_string();
     assert!(e.contains("limits.assumed_power_watts"), "{e}");

@@ -1,6 +1,6 @@
 //! Idle: deliver what is left to say, poll, judge.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use lamplight_proto::{cause::Told, ids::UnixMillis, needs, offer::RoundOffer};
 
@@ -8,6 +8,7 @@ use super::{Agent, AgentError, not_for_good};
 use crate::{
     link::{Link, LinkError, Report, ReportEvent, backoff::jittered},
     node::{Event, Known},
+    power::{self, Meter},
 };
 
 /// Between two looks at an offer that waits for its hours: an operator may stop the task meanwhile.
@@ -49,7 +50,10 @@ impl<L: Link> Agent<L> {
             .call(move |s| Ok((s.highest(&model)?, s.done_before(lease)?)))
             .await?;
         let has_base = self.dir.model(offer.base_digest).is_file();
-        let beyond = self.config.limits.allow(&offer, has_base).err();
+        let limits = &self.config.limits;
+        let has_meter =
+            Meter::open(Path::new(power::POWERCAP), limits.assumed_power_watts).is_some();
+        let beyond = limits.allow(&offer, has_base, has_meter).err();
         let is_known = needs::unknown(&offer.needs).is_none();
         if is_known && beyond.is_none() && self.not_now(&offer, polled.now).await? {
             return Ok(None);
@@ -76,28 +80,29 @@ impl<L: Link> Agent<L> {
             _ if !ours || offer.expires <= now => return Ok(false),
             Some(wait) => wait,
         };
-        self.tell_waiting(offer, opens_in).await?;
+        if self.waiting_told != Some(offer.lease) {
+            self.say_waiting(offer, opens_in).await?;
+        }
         // Not past the opening, and not so long that a change of the task goes unnoticed.
         let wait = self.wait.max(WAITING).min(opens_in);
         tokio::time::sleep(jittered(wait)).await;
         Ok(true)
     }
 
-    /// Tells, once for each offer, that the task waits for its hours.
-    pub(super) async fn tell_waiting(
+    /// Tells that the task waits for its hours; whether the round still waits for this node.
+    pub(super) async fn say_waiting(
         &mut self,
         offer: &RoundOffer,
         opens_in: Duration,
-    ) -> Result<(), AgentError> {
-        if self.waiting_told == Some(offer.lease) {
-            return Ok(());
+    ) -> Result<bool, AgentError> {
+        if self.waiting_told != Some(offer.lease) {
+            tracing::info!(
+                round = %offer.round,
+                "training is allowed {}; {} s to go",
+                self.config.limits.bounds(&offer.budget).hours,
+                opens_in.as_secs()
+            );
         }
-        tracing::info!(
-            round = %offer.round,
-            "training is allowed {}; {} s to go",
-            self.config.limits.bounds(&offer.budget).hours,
-            opens_in.as_secs()
-        );
         let report = Report {
             round: offer.round,
             lease: offer.lease,
@@ -106,15 +111,21 @@ impl<L: Link> Agent<L> {
             }),
         };
         match self.link.report(report).await {
-            Ok(_) => self.waiting_told = Some(offer.lease),
+            Ok(wanted) => {
+                self.waiting_told = Some(offer.lease);
+                Ok(wanted)
+            }
             Err(LinkError::Refused(r)) => {
                 not_for_good(&r)?;
                 self.waiting_told = Some(offer.lease);
+                Ok(true)
             }
-            // Said again with the next poll.
-            Err(e) => tracing::debug!("the report was lost: {e}"),
+            // Said again the next time.
+            Err(e) => {
+                tracing::debug!("the report was lost: {e}");
+                Ok(true)
+            }
         }
-        Ok(())
     }
 
     /// Sends the failures the coordinator has not heard of. What cannot be sent now stays.

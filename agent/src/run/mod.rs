@@ -368,6 +368,9 @@ impl<L: Link> Agent<L> {
     }
 }
 
+/// Why a task ends that nobody wants any more.
+const NOT_WAITED_FOR: &str = "the round no longer waits for this node";
+
 /// Refusals that end the agent: a coordinator that speaks another protocol, for waiting teaches neither
 /// of them, and one whose operator retired this node, for that is never undone.
 fn not_for_good(refusal: &Refusal) -> Result<(), AgentError> {

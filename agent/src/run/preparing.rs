@@ -4,7 +4,7 @@ use std::fs;
 
 use lamplight_proto::{cause::Told, offer::RoundOffer};
 
-use super::{Agent, AgentError, not_for_good, why::disk};
+use super::{Agent, AgentError, NOT_WAITED_FOR, not_for_good, why::disk};
 use crate::{
     link::{Link, LinkError},
     node::{Event, Why},
@@ -30,8 +30,7 @@ impl<L: Link> Agent<L> {
                 return Ok(Some(Event::Unwanted(why)));
             }
             if !self.tell(offer).await? {
-                let why = "the round no longer waits for this node".to_owned();
-                return Ok(Some(Event::Unwanted(why)));
+                return Ok(Some(Event::Unwanted(NOT_WAITED_FOR.to_owned())));
             }
             let part = self.dir.part(offer.base_digest);
             let here = |part: &std::path::Path| fs::metadata(part).map_or(0, |m| m.len());

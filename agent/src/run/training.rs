@@ -23,7 +23,7 @@ use lamplight_proto::{
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 
-use super::{Agent, AgentError, idle::WAITING, why::disk};
+use super::{Agent, AgentError, NOT_WAITED_FOR, idle::WAITING, why::disk};
 use crate::{
     learn::{self, LearnError, Learned, Progress, Settings},
     link::{Link, LinkError, Report, ReportEvent},
@@ -55,22 +55,19 @@ impl<L: Link> Agent<L> {
         offer: &Verified<RoundOffer>,
         stop: &Stop,
     ) -> Result<Option<Event>, AgentError> {
-        // 1. The base was whole when training began; that may have been before a power cut.
-        tokio::select! {
-            biased;
-            () = stop.wanted() => return Ok(None),
-            ended = self.base(offer) => if let Some(event) = ended? {
-                return Ok(Some(event));
-            }
-        }
-
-        // 2. Within the hours that task and node allow; what was learned before they ended is kept.
+        // 1. Within the hours that task and node allow; what was learned before they ended is kept. Told
+        //    anew each time: it is the only sign of life meanwhile, and the round may have ended.
         let bounds = self.config.limits.bounds(&offer.budget);
         if let Some(wait) = bounds.hours.opens_in(self.time()).filter(|w| !w.is_zero()) {
+            if let Some(why) = self.expired(offer) {
+                return Ok(Some(Event::Unwanted(why)));
+            }
             tokio::select! {
                 biased;
                 () = stop.wanted() => return Ok(None),
-                told = self.tell_waiting(offer, wait) => told?,
+                wanted = self.say_waiting(offer, wait) => if !wanted? {
+                    return Ok(Some(Event::Unwanted(NOT_WAITED_FOR.to_owned())));
+                }
             }
             tokio::select! {
                 () = stop.wanted() => {}
@@ -79,6 +76,15 @@ impl<L: Link> Agent<L> {
             return Ok(None);
         }
         self.waiting_told = None;
+
+        // 2. The base was whole when training began; that may have been before a power cut.
+        tokio::select! {
+            biased;
+            () = stop.wanted() => return Ok(None),
+            ended = self.base(offer) => if let Some(event) = ended? {
+                return Ok(Some(event));
+            }
+        }
         let closed = closed(bounds.hours.clone(), self.time());
 
         // 3. Learn on a thread that may block; its progress and our wishes pass between.
@@ -137,8 +143,7 @@ impl<L: Link> Agent<L> {
         // 4. What came of it.
         let learned = match ended {
             _ if dropped => {
-                let why = "the round no longer waits for this node".to_owned();
-                return Ok(Some(Event::Unwanted(why)));
+                return Ok(Some(Event::Unwanted(NOT_WAITED_FOR.to_owned())));
             }
             Ok(Ok(learned)) => learned,
             Ok(Err(LearnError::Stopped)) => return Ok(None),

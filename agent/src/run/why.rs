@@ -4,7 +4,9 @@
 use std::io;
 
 use lamplight_models::train::TrainError;
-use lamplight_proto::cause::{DataFault, Disk, Exceeded, Measure, Part, Told, TrainingFault};
+use lamplight_proto::cause::{
+    DataFault, Disk, Exceeded, Limit, Measure, Part, Told, TrainingFault,
+};
 
 use crate::{
     learn::{LearnError, Misfit},
@@ -40,7 +42,7 @@ fn told(e: &LearnError) -> Told {
             needed: *needed,
             allowed: *allowed,
         })),
-        LearnError::NoMeter(_) => Told::Limits(None),
+        LearnError::NoMeter(_) => Told::Limits(Some(Limit::NoMeter)),
         LearnError::Io { source, .. } => Told::Storage(source.into()),
         LearnError::Lane(_) => Told::Training(TrainingFault::Device),
         LearnError::Base(_) | LearnError::Table { .. } => Told::Training(TrainingFault::Model),

@@ -6,6 +6,7 @@
 
 use std::{num::NonZeroU64, ops::Range};
 
+pub use lamplight_proto::bounds::MAX_WEIGHT;
 use lamplight_proto::release::MAX_CONTRIBUTIONS;
 
 /// Binary digits after the point.
@@ -18,10 +19,6 @@ pub const BITS: u32 = 40;
 /// Largest magnitude a delta's value may have: an eighth of what the fixed point could hold, and far
 /// above any change that fine-tuning makes to a weight.
 pub const MAX_MAGNITUDE: f32 = 1_048_576.0;
-
-/// Largest weight of one delta. With [`MAX_CONTRIBUTIONS`] deltas the sum of all weights stays
-/// below `2^53`, exact as `f64`.
-pub const MAX_WEIGHT: u64 = 1 << 32;
 
 /// Bytes of working memory per value of the model.
 pub const BYTES_PER_VALUE: usize = size_of::<i128>();

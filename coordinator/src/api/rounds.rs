@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 
 use lamplight_proto::{
     Malformed,
+    budget::Hours,
     cause::{Cause, Heard},
     envelope::Signed,
     ids::{Digest, Lease, NodeId, RoundId, UnixMillis},
@@ -52,7 +53,7 @@ impl House {
         let is_news = node.phase != poll.phase
             || node.running != poll.running
             || node.agent_version != poll.agent_version
-            || node.last_seen.is_none_or(|t| t.after(SIGHTING) <= now);
+            || is_long_ago(node.last_seen, now);
         if is_news {
             let sighting = Sighting {
                 phase: poll.phase,
@@ -91,19 +92,33 @@ impl House {
         Ok((wait, None))
     }
 
-    /// The offer of the oldest round that waits for this node. The same each time: same lease, same
-    /// expiry, and so the same signature.
+    /// The offer of the oldest round that waits for this node and whose task may train at this hour; of
+    /// the oldest of all, where none may: the node then says what it waits for. The same each time: same
+    /// lease, same expiry, and so the same signature.
     fn offer(&self, node: &NodeId, now: UnixMillis) -> Result<Option<RoundOffer>, Fault> {
         let found = self.store.read(|c| {
-            let Some(asked) = participants::waited_for(c, node)? else {
+            let mut chosen = None;
+            for id in participants::waiting_for(c, node)? {
+                let gone = |what| gone(what, id);
+                let round = rounds::find(c, id)?.ok_or_else(|| gone("participants.round"))?;
+                if now >= round.deadline {
+                    continue;
+                }
+                let task = tasks::find(c, round.task)?.ok_or_else(|| gone("rounds.task"))?;
+                let may_train = Hours::of(&task.budget.windows).contain(now);
+                if may_train || chosen.is_none() {
+                    chosen = Some((round, task));
+                }
+                if may_train {
+                    break;
+                }
+            }
+            let Some((round, task)) = chosen else {
                 return Ok(None);
             };
-            let gone = |what| StoreError::Damaged {
-                column: what,
-                fault: format!("what is gone, for round {}", asked.round),
-            };
-            let round = rounds::find(c, asked.round)?.ok_or_else(|| gone("participants.round"))?;
-            let task = tasks::find(c, round.task)?.ok_or_else(|| gone("rounds.task"))?;
+            let gone = |what| gone(what, round.id);
+            let asked =
+                participants::find(c, round.id, node)?.ok_or_else(|| gone("participants.node"))?;
             let base = releases::find(c, &round.model, round.base_version)?
                 .ok_or_else(|| gone("rounds.base_version"))?;
             // Names are for people, and two nodes may have the same; seeds must still differ.
@@ -117,9 +132,6 @@ impl House {
         let Some((asked, told_by, round, task, base)) = found else {
             return Ok(None);
         };
-        if now >= round.deadline {
-            return Ok(None);
-        }
         let mut offer = RoundOffer {
             deployment: self.deployment.clone(),
             node_id: node.clone(),
@@ -152,7 +164,17 @@ impl House {
         lease: Lease,
         told: Told,
     ) -> Result<bool, Fault> {
-        self.node(node)?;
+        let caller = self.node(node)?;
+        // While it works a node reports and does not poll: that it is heard of must not depend on polls.
+        let doing = match &told {
+            Told::Progress(progress) => progress.phase,
+            Told::Waiting(_) => "idle",
+            Told::Failure(_) => caller.phase.as_str(),
+        };
+        let now = self.now();
+        if caller.phase != doing || is_long_ago(caller.last_seen, now) {
+            (self.store).write(|tx| nodes::heard(tx, node, doing, now))?;
+        }
         let asked = self.store.read(|c| participants::find(c, round, node))?;
         let is_waited_for = |p: &participants::Participant| {
             p.lease == lease && matches!(p.state, State::Offered | State::Refused)
@@ -174,6 +196,9 @@ impl House {
             }
             Told::Waiting(heard) => {
                 let wanted = self.phase(round, is_collecting)?;
+                if wanted {
+                    self.watch.rests(round, node);
+                }
                 let reason = one_line(&heard.to_string(), REASON_CHARS);
                 if wanted && asked.reason != reason {
                     tracing::info!(round = round.0, node = %node, reason, "node waits");
@@ -198,8 +223,20 @@ impl House {
     }
 }
 
+fn gone(what: &'static str, round: RoundId) -> StoreError {
+    StoreError::Damaged {
+        column: what,
+        fault: format!("what is gone, for round {round}"),
+    }
+}
+
 fn is_collecting(phase: &Phase) -> bool {
     phase.name() == PhaseName::Collecting
+}
+
+/// Whether a node's last sign of life has to be written down anew.
+fn is_long_ago(seen: Option<UnixMillis>, now: UnixMillis) -> bool {
+    seen.is_none_or(|t| t.after(SIGHTING) <= now)
 }
 
 enum Told {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use rusqlite::Transaction;
@@ -31,11 +32,47 @@ use crate::{
 #[derive(Default)]
 pub struct Engine {
     phases: Mutex<HashMap<RoundId, Phase>>,
+    /// Rounds whose last step failed for a reason that may pass, and when it is tried again.
+    resting: Mutex<HashMap<RoundId, Rest>>,
     /// Wakes the worker when a round owes a step.
     pub(super) wake: Notify,
 }
 
+/// The pause after a step that failed.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    until: Instant,
+    wait: Duration,
+}
+
+/// First pause; doubles up to [`LONGEST_REST`].
+const FIRST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
 impl Engine {
+    fn resting(&self) -> MutexGuard<'_, HashMap<RoundId, Rest>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a round's failed step is not to be tried again yet.
+    pub(super) fn is_resting(&self, id: RoundId) -> bool {
+        (self.resting().get(&id)).is_some_and(|rest| Instant::now() < rest.until)
+    }
+
+    /// A round's step failed: answers how long it is left alone, twice as long each time. Others go on.
+    pub(super) fn rest(&self, id: RoundId) -> Duration {
+        let mut resting = self.resting();
+        let wait = (resting.get(&id)).map_or(FIRST_REST, |rest| (rest.wait * 2).min(LONGEST_REST));
+        let until = Instant::now() + wait;
+        resting.insert(id, Rest { until, wait });
+        wait
+    }
+
+    /// A round's step was done, or none was owed.
+    pub(super) fn rested(&self, id: RoundId) {
+        self.resting().remove(&id);
+    }
+
     fn phases(&self) -> MutexGuard<'_, HashMap<RoundId, Phase>> {
         // An entry is out of the map while it is worked on, so a panic leaves no half-made one.
         self.phases.lock().unwrap_or_else(PoisonError::into_inner)
@@ -161,7 +198,8 @@ impl House {
         effects: &[Effect],
     ) -> Result<(), Fault> {
         if before == PhaseName::Collecting {
-            participants::close(tx, id)?;
+            let round = rounds::find(tx, id)?.ok_or_else(|| not_found(id))?;
+            participants::close(tx, id, round.started)?;
         }
         let damaged = |e: serde_json::Error| StoreError::Damaged {
             column: "rounds.knows",
@@ -281,5 +319,23 @@ pub(crate) fn awaits(phase: &Phase, round: RoundId, node: &NodeId) -> Result<Uni
             "round {round} is {}, deltas are taken while it is collecting; drop the task",
             other.name()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_whose_step_failed_rests_longer_each_time_and_no_other_does() {
+        let engine = Engine::default();
+        let (stuck, other) = (RoundId(1), RoundId(2));
+        assert!(!engine.is_resting(stuck));
+        let waits: Vec<Duration> = (0..9).map(|_| engine.rest(stuck)).collect();
+        assert_eq!(waits[..2], [FIRST_REST, FIRST_REST * 2]);
+        assert_eq!(waits[8], LONGEST_REST);
+        assert!(engine.is_resting(stuck) && !engine.is_resting(other));
+        engine.rested(stuck);
+        assert_eq!(engine.rest(stuck), FIRST_REST);
     }
 }

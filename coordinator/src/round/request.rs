@@ -6,6 +6,7 @@ use prost::Message as _;
 
 use lamplight_proto::{
     Malformed,
+    bounds::{MAX_COHORT, MAX_ROUNDS, MAX_SECONDS, MAX_WEIGHT},
     budget::{Budget, Hours},
     ids::{Digest, Label, ModelName, NodeId, UnixMillis},
     offer::Codec,
@@ -13,13 +14,8 @@ use lamplight_proto::{
     wire,
 };
 
-use super::start::MAX_COHORT;
-use crate::{aggregate::fixed::MAX_WEIGHT, store::tasks::Task};
+use crate::store::tasks::Task;
 
-/// Rounds of one task.
-const MAX_ROUNDS: u32 = 100_000;
-/// A round's longest deadline, and the longest time between the beginnings of two: a year.
-const MAX_SECONDS: u32 = 366 * 24 * 3600;
 /// Bytes of an idempotency key.
 const MAX_KEY_BYTES: usize = 64;
 /// Weight cap when the operator names none.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 
 use lamplight_models::samples::Samples;
 use lamplight_proto::{
+    bounds::MAX_COHORT,
+    budget::Hours,
     ids::{Digest, Lease, ModelName, ModelVersion, RoundId, TaskId},
     refusal::{Reason, Refusal},
 };
@@ -20,34 +22,27 @@ use crate::{
     },
 };
 
-/// Nodes of one round: a release's manifest names each delta and must stay readable.
-pub(super) const MAX_COHORT: usize = 30_000;
-
 impl House {
     /// Starts a task and opens its first round. The same key and request again start nothing new.
     ///
     /// # Errors
     /// Refuses unknown models, nodes and samples, and a second task for a model.
     pub fn start(&self, start: &Start) -> Result<(TaskId, RoundId), Fault> {
-        if let Some(digest) = start.task.evaluation {
-            self.check_samples(&start.task.model, digest)?;
+        // Before anything else: the samples of a task that was started may be gone since.
+        if let Some(repeated) = self.store.read(|c| repeated(c, start))? {
+            return Ok(repeated);
         }
+        let model = &start.task.model;
+        // Both read files, which may take long: not while the store is held.
+        if let Some(digest) = start.task.evaluation {
+            self.check_samples(model, digest)?;
+        }
+        let base = self.store.read(|c| releases::newest(c, model))?;
+        self.can_move(&start.task, base.ok_or_else(|| no_model(model))?.digest)?;
         let started = self.store.write(|tx| {
-            if let Some((task, digest)) = tasks::with_key(tx, &start.key)? {
-                if digest != start.digest {
-                    return Err(Refusal::new(
-                        Reason::Conflict,
-                        format!("the idempotency key started task {task} with another request; use another key"),
-                    )
-                    .into());
-                }
-                return Ok((
-                    task,
-                    rounds::first_of(tx, task)?.unwrap_or(RoundId(0)),
-                    false,
-                ));
+            if let Some((task, round)) = repeated(tx, start)? {
+                return Ok((task, round, false));
             }
-            let model = &start.task.model;
             let base = releases::newest(tx, model)?.ok_or_else(|| no_model(model))?;
             if let Some(task) = tasks::running(tx, model)? {
                 return Err(Refusal::new(
@@ -71,7 +66,6 @@ impl House {
                 )
                 .into());
             }
-            self.can_move(&start.task, base.digest)?;
             let task = tasks::insert(tx, &start.key, start.digest, &start.task, now)?;
             let round = open_round(self, tx, task, &start.task, 1, base.version)?;
             Ok::<_, Fault>((task, round, true))
@@ -148,6 +142,24 @@ impl House {
     }
 }
 
+/// The task that this very request started before, and its first round.
+///
+/// # Errors
+/// Refuses a key that started something else.
+fn repeated(c: &Connection, start: &Start) -> Result<Option<(TaskId, RoundId)>, Fault> {
+    let Some((task, digest)) = tasks::with_key(c, &start.key)? else {
+        return Ok(None);
+    };
+    if digest != start.digest {
+        let why = format!(
+            "the idempotency key started task {task} with another request; use another key"
+        );
+        return Err(Refusal::new(Reason::Conflict, why).into());
+    }
+    let round = rounds::first_of(c, task)?.unwrap_or(RoundId(0));
+    Ok(Some((task, round)))
+}
+
 fn no_model(model: &ModelName) -> Refusal {
     Refusal::new(
         Reason::NotFound,
@@ -194,7 +206,10 @@ pub(super) fn open_round(
         ));
     }
     let now = house.now();
-    let deadline = now.after(Duration::from_secs(task.deadline_seconds.into()));
+    // Nodes wait for the task's hours; a deadline that ran meanwhile would end rounds nobody could do.
+    let opens = Hours::of(&task.budget.windows).opens_in(now);
+    let collecting = Duration::from_secs(task.deadline_seconds.into());
+    let deadline = now.after(opens.unwrap_or_default()).after(collecting);
     let round = rounds::open(tx, id, place, base, now, deadline)?;
     for node in &cohort {
         participants::ask(tx, round, node, Lease(random()?))?;

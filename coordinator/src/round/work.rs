@@ -32,7 +32,7 @@ use crate::{
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// First wait after a step failed for a reason that may pass; doubles up to [`MAX_RETRY`].
+/// First wait after the store could not be read; doubles up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
@@ -98,23 +98,34 @@ impl House {
     ///
     /// Killed at any point, a step is done again after a restart with the same result.
     ///
+    /// A round whose step fails for a reason that may pass rests, longer each time, while all others go
+    /// on.
+    ///
     /// # Errors
-    /// The first [`Broken`]; rounds after the broken one were still looked at.
+    /// [`Broken`] when tasks and rounds cannot be read, or none that is due can be begun.
     pub fn advance(&self) -> Result<bool, Broken> {
-        let mut broken = None;
-        match self.begin_due() {
-            Ok(true) => return Ok(true),
-            Ok(false) => {}
-            Err(e) => broken = Some(e),
+        let begun = self.begin_due();
+        if let Ok(true) = begun {
+            return Ok(true);
         }
         for round in self.store.read(rounds::running)? {
+            if self.engine.is_resting(round.id) {
+                continue;
+            }
             match self.advance_round(&round) {
-                Ok(false) => {}
-                Ok(true) => return Ok(true),
-                Err(e) => broken = broken.or(Some(e)),
+                Ok(has_moved) => {
+                    self.engine.rested(round.id);
+                    if has_moved {
+                        return Ok(true);
+                    }
+                }
+                Err(e) => {
+                    let retry_in = self.engine.rest(round.id);
+                    tracing::error!(round = %round.id, ?retry_in, "a round's step failed: {e}");
+                }
             }
         }
-        broken.map_or(Ok(false), Err)
+        begun
     }
 
     fn advance_round(&self, round: &Round) -> Result<bool, Broken> {
@@ -355,7 +366,7 @@ pub async fn drive(house: Arc<House>, mut stop: watch::Receiver<bool>) -> Result
             Ok(false) => wait = TICK,
             Err(e) => {
                 wait = (wait * 2).clamp(RETRY, MAX_RETRY);
-                tracing::error!(retry_in = ?wait, "a round's step failed: {e}");
+                tracing::error!(retry_in = ?wait, "rounds cannot be looked at: {e}");
             }
         }
         tokio::select! {

@@ -288,6 +288,23 @@ pub fn seen(tx: &Transaction<'_>, id: &NodeId, s: &Sighting<'_>) -> Result<(), S
     Ok(())
 }
 
+/// Notes that a node was heard of while it works, and what it does.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn heard(
+    tx: &Transaction<'_>,
+    id: &NodeId,
+    phase: &str,
+    at: UnixMillis,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE nodes SET last_seen_unix_ms = ?2, phase = ?3 WHERE id = ?1",
+        params![id.as_str(), at.0, phase],
+    )?;
+    Ok(())
+}
+
 /// Counts an accepted delta; later ones need a higher counter.
 ///
 /// # Errors

@@ -109,6 +109,11 @@ pub struct Participant {
     pub delta: Option<Delta>,
 }
 
+const NEVER_CALLED: &str = "it had never called when the round closed; is the agent running there?";
+const NOT_CALLED: &str = "it did not call while the round was open; was it powered and connected?";
+/// Why a node is missing that is known to have been there.
+pub const NOT_DELIVERED: &str = "the round closed before it delivered";
+
 const SELECT: &str = "SELECT p.round, p.node, n.name, p.lease, p.state, p.reason, p.model_bytes,
     p.clip_factor, p.manifest_digest, p.delta_digest, p.delta_bytes, p.delta_norm, p.counter,
     p.sample_count, p.before, p.after, p.training_seconds, p.accepted_unix_ms, p.receipt,
@@ -220,23 +225,6 @@ pub fn find(
         c,
         &format!("{SELECT} WHERE p.round = ?1 AND p.node = ?2"),
         params![round, node.as_str()],
-        read,
-    )
-}
-
-/// The oldest collecting round that waits for a node.
-///
-/// # Errors
-/// [`StoreError`].
-pub fn waited_for(c: &Connection, node: &NodeId) -> Result<Option<Participant>, StoreError> {
-    first(
-        c,
-        &format!(
-            "{SELECT} JOIN rounds r ON r.id = p.round
-             WHERE p.node = ?1 AND p.state IN ('offered', 'refused') AND r.phase = 'collecting'
-             ORDER BY p.round LIMIT 1"
-        ),
-        [node.as_str()],
         read,
     )
 }
@@ -379,14 +367,27 @@ pub fn waits(
     Ok(())
 }
 
-/// The round closed: whoever has not ended is missing. One whose delta was refused stays refused.
+/// The round, opened at `opened`, closed: whoever has not ended is missing, for the reason it told, or
+/// for what is known of it now; later it may call again. One whose delta was refused stays refused.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn close(tx: &Transaction<'_>, round: RoundId) -> Result<(), StoreError> {
+pub fn close(tx: &Transaction<'_>, round: RoundId, opened: UnixMillis) -> Result<(), StoreError> {
     tx.execute(
-        "UPDATE participants SET state = 'missing' WHERE round = ?1 AND state = 'offered'",
-        [signed("participants.round", round.0)?],
+        "UPDATE participants AS p SET state = 'missing', reason = CASE
+             WHEN p.reason <> '' THEN p.reason
+             WHEN n.last_seen_unix_ms = 0 THEN ?3
+             WHEN n.last_seen_unix_ms < ?2 THEN ?4
+             ELSE ?5 END
+         FROM nodes AS n
+         WHERE n.id = p.node AND p.round = ?1 AND p.state = 'offered'",
+        params![
+            signed("participants.round", round.0)?,
+            opened.0,
+            NEVER_CALLED,
+            NOT_CALLED,
+            NOT_DELIVERED
+        ],
     )?;
     Ok(())
 }

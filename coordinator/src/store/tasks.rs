@@ -276,7 +276,7 @@ pub fn due(c: &Connection, now: UnixMillis) -> Result<Vec<Course>, StoreError> {
     )
 }
 
-/// Plans a task's next round, or with `None` notes that it has begun; `reason` says why the last
+/// Plans the next round of a task that runs, or with `None` notes that it has begun; `reason` says why the last
 /// one did not.
 ///
 /// # Errors
@@ -288,7 +288,8 @@ pub fn plan(
     reason: &str,
 ) -> Result<(), StoreError> {
     tx.execute(
-        "UPDATE tasks SET next_round_unix_ms = ?2, reason = ?3 WHERE id = ?1",
+        "UPDATE tasks SET next_round_unix_ms = ?2, reason = ?3
+         WHERE id = ?1 AND state = 'running'",
         params![signed("tasks.id", id.0)?, next.map(|t| t.0), reason],
     )?;
     Ok(())
@@ -306,13 +307,14 @@ pub fn ask_to_stop(tx: &Transaction<'_>, id: TaskId) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Ends a task: stopped for a reason, or done.
+/// Ends a task that runs: stopped for a reason, or done.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn end(tx: &Transaction<'_>, id: TaskId, stopped: Option<&str>) -> Result<(), StoreError> {
     tx.execute(
-        "UPDATE tasks SET state = ?2, reason = ?3, next_round_unix_ms = NULL WHERE id = ?1",
+        "UPDATE tasks SET state = ?2, reason = ?3, next_round_unix_ms = NULL
+         WHERE id = ?1 AND state = 'running'",
         params![
             signed("tasks.id", id.0)?,
             if stopped.is_some() { "stopped" } else { "done" },

@@ -72,6 +72,13 @@ impl Watch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes that a node does nothing for a round now; what it did before is no longer shown.
+    pub fn rests(&self, round: RoundId, node: &NodeId) {
+        if let Some(nodes) = self.lock().get_mut(&round) {
+            nodes.remove(node);
+        }
+    }
+
     /// Notes a node's progress. The caller has checked that the round waits for the node.
     pub fn note(&self, round: RoundId, node: &NodeId, progress: Progress) {
         self.lock()

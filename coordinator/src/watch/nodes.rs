@@ -6,7 +6,7 @@ use x509_parser::parse_x509_certificate;
 
 use lamplight_proto::{
     Malformed,
-    ids::{Digest, ModelName, ModelVersion, NodeId, UnixMillis},
+    ids::{Digest, ModelName, ModelVersion, NodeId},
     refusal::{Reason, Refusal},
     tag::TagFilter,
     wire,
@@ -20,7 +20,7 @@ use crate::{
         StoreError,
         history::{self, Part, Turn},
         nodes::{self, Node, NodeState},
-        participants::State,
+        participants::{NOT_DELIVERED, State},
         releases,
     },
 };
@@ -156,8 +156,9 @@ impl House {
                     .map_or("offered", |p| p.phase);
                 (state, reason)
             }
+            // Closed by a coordinator that did not write down why.
             Part::Asked(State::Missing, reason) if reason.is_empty() => {
-                ("missing", why_missing(node, t.started))
+                ("missing", NOT_DELIVERED.to_owned())
             }
             Part::Asked(state, reason) => (state.as_str(), reason),
             Part::PassedOver(reason) => ("skipped", reason),
@@ -174,15 +175,5 @@ impl House {
             started_unix_ms: t.started.0,
             ended_unix_ms: t.ended.map_or(0, |e| e.0),
         }
-    }
-}
-
-fn why_missing(node: &Node, opened: UnixMillis) -> String {
-    match node.last_seen {
-        None => "it has never called; is the agent running there?".to_owned(),
-        Some(seen) if seen < opened => {
-            "it has not called since the round opened; is it powered and connected?".to_owned()
-        }
-        Some(_) => "the round closed before it delivered".to_owned(),
     }
 }

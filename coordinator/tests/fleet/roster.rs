@@ -1,9 +1,14 @@
 //! What operators say of nodes, and what comes of it.
 
+use lamplight_coordinator::{
+    clock::Clock as _,
+    dir::StateDir,
+    store::{Store, nodes},
+};
 use lamplight_proto::{
     keys::SigningKey,
     refusal::Reason,
-    wire::{self, NodeState},
+    wire::{self, NodeState, report_request::Event},
 };
 use tonic::Status;
 
@@ -337,7 +342,11 @@ async fn a_node_shows_what_it_runs_until_when_it_may_and_why_it_missed_a_round()
         panic!("{shown:?}");
     };
     assert_eq!((round.round, round.state.as_str()), (1, "missing"));
-    assert!(round.reason.contains("not called since"), "{round:?}");
+    assert!(round.reason.contains("did not call"), "{round:?}");
+    // And still does once it is back.
+    node.poll().await;
+    let again = op.node(node.id.as_str()).await.unwrap();
+    assert_eq!(again.rounds[0].reason, round.reason);
     assert_eq!((round.model.as_str(), round.base_version), ("post", 1));
 
     // The listing tells the last round of each.
@@ -346,4 +355,57 @@ async fn a_node_shows_what_it_runs_until_when_it_may_and_why_it_missed_a_round()
     let mut states: Vec<&str> = listed.iter().map(|n| n.rounds[0].state.as_str()).collect();
     states.sort_unstable();
     assert_eq!(states, ["accepted", "missing"]);
+}
+
+#[tokio::test]
+async fn a_node_that_works_is_seen_and_so_is_what_it_does() {
+    let site = Site::new();
+    let server = site.start().await;
+    let mut op = server.operator(&site);
+    op.push().await;
+    let node = Node::join(&server, &mut op).await;
+    op.0.start_rounds(rounds(1, 1)).await.unwrap();
+    let offer = node.offer().await;
+    site.clock.advance(std::time::Duration::from_secs(30));
+    let progress = wire::Progress {
+        phase: "training".into(),
+        step: 3,
+        steps: 9,
+        loss: 0.5,
+    };
+    assert!(node.reports(&offer, Event::Progress(progress)).await);
+    let shown = op.node(node.id.as_str()).await.unwrap();
+    assert_eq!(shown.last_seen_unix_ms, site.clock.now().0);
+    assert_eq!(shown.phase, "training");
+    let waiting = wire::Waiting::default();
+    site.clock.advance(std::time::Duration::from_secs(20));
+    assert!(node.reports(&offer, Event::Waiting(waiting)).await);
+    let shown = op.node(node.id.as_str()).await.unwrap();
+    assert_eq!(
+        (shown.phase.as_str(), shown.rounds[0].state.as_str()),
+        ("idle", "offered")
+    );
+    assert_eq!(shown.last_seen_unix_ms, site.clock.now().0);
+}
+
+#[tokio::test]
+async fn what_retiring_a_node_owes_is_done_after_a_crash_in_between() {
+    let site = Site::new();
+    let server = site.start_without_worker().await;
+    let mut op = server.operator(&site);
+    op.push().await;
+    let node = Node::join(&server, &mut op).await;
+    let mut other = Node::join(&server, &mut op).await;
+    op.0.start_rounds(rounds(1, 1)).await.unwrap();
+    node.offer().await;
+    other.take_part(1).await;
+    server.crash();
+    // Its state was written, and then the plug was pulled.
+    let store = Store::open(&StateDir::new(site.path()).database()).unwrap();
+    let retired = lamplight_coordinator::store::nodes::NodeState::Retired;
+    (store.write(|tx| nodes::set_state(tx, &node.id, retired, "gone", site.clock.now()))).unwrap();
+    drop(store);
+    let server = site.start().await;
+    let mut op = server.operator(&site);
+    assert_eq!(op.ended(1).await.phase, "published");
 }

@@ -302,6 +302,70 @@ async fn tasks_of_two_models_run_beside_each_other() {
     assert_eq!(op.task(two.task).await.name, "nightly");
 }
 
+/// A task for a second model, whose hours begin so long from now and last an hour.
+async fn at_other_hours(
+    site: &Site,
+    op: &mut Operator,
+    begin_in: Duration,
+) -> wire::StartRoundsRequest {
+    let digest = Digest::of(&base_file());
+    let other = wire::PublishModelRequest {
+        model: "other".into(),
+        digest: digest.to_bytes(),
+    };
+    op.0.publish_model(other).await.unwrap();
+    let minute = |at: i64| u32::try_from(at / 60_000 % 1440).unwrap();
+    let from = site.clock.now().after(begin_in).0;
+    wire::StartRoundsRequest {
+        model: "other".into(),
+        idempotency_key: b"other-hours".to_vec().into(),
+        budget: Some(wire::Budget {
+            windows: vec![wire::DailyWindow {
+                from_minute: minute(from),
+                until_minute: minute(from + 3_600_000),
+            }],
+            ..Default::default()
+        }),
+        ..rounds(1, 1)
+    }
+}
+
+#[tokio::test]
+async fn a_task_outside_its_hours_does_not_keep_nodes_from_another() {
+    let (site, _server, mut op, mut a) = ready().await;
+    let request = at_other_hours(&site, &mut op, HOUR * 3).await;
+    let sleeping = op.begin(request).await;
+    let awake = op.begin(rounds(1, 1)).await;
+    // The older one may not train now.
+    assert_eq!(a.offer().await.model.to_string(), MODEL);
+    a.take_part(1).await;
+    assert_eq!(op.ended(awake.round).await.phase, "published");
+    // With nothing else to do it is offered, so that the node can say what it waits for.
+    assert_eq!(a.offer().await.model.to_string(), "other");
+    site.clock.advance(HOUR * 3);
+    a.take_part(2).await;
+    assert_eq!(op.ended(sleeping.round).await.phase, "published");
+}
+
+#[tokio::test]
+async fn a_rounds_deadline_counts_from_when_its_tasks_hours_begin() {
+    let (site, _server, mut op, a) = ready().await;
+    let request = at_other_hours(&site, &mut op, HOUR * 3).await;
+    let now = site.clock.now();
+    let started = op.begin(request).await;
+    let deadline = a.offer().await.expires;
+    let earliest = now
+        .after(HOUR * 3 - Duration::from_secs(60))
+        .after(DEADLINE);
+    let latest = now.after(HOUR * 3).after(DEADLINE);
+    assert!((earliest..=latest).contains(&deadline), "{deadline:?}");
+    site.clock.advance(HOUR * 2);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(op.show(started.round).await.phase, "collecting");
+    site.clock.advance(HOUR * 2);
+    assert_eq!(op.ended(started.round).await.phase, "abandoned");
+}
+
 #[tokio::test]
 async fn what_makes_no_task_is_refused_with_the_field() {
     let (site, _server, mut op, _a) = ready().await;

@@ -189,6 +189,11 @@ pub const TARGETS: &[Target] = &[
         run: settings::task,
     },
     Target {
+        name: "contexts",
+        about: "an operator's fleets; what is read is written and read back the same",
+        run: settings::contexts,
+    },
+    Target {
         name: "source_spec",
         about: "the line that names a data source; shown and read back the same",
         run: agent::source_spec,

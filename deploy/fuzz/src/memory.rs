@@ -42,11 +42,20 @@ pub fn allowed(input: usize, per_byte: u64) -> u64 {
 /// # Panics
 /// When the parser takes more.
 pub fn within<T>(input: usize, per_byte: u64, parse: impl FnOnce() -> T) -> T {
+    within_times(input, per_byte, 1, parse)
+}
+
+/// As [`within`], for a reader that was told to give what it reads `times` times over: windows that
+/// overlap.
+///
+/// # Panics
+/// When the parser takes more than `times` of what the input is allowed.
+pub fn within_times<T>(input: usize, per_byte: u64, times: u64, parse: impl FnOnce() -> T) -> T {
     let mut made = None;
     let counted = allocation_counter::measure(|| made = Some(parse()));
     let peak = counted.bytes_max;
     PEAK.set(PEAK.get().max(peak));
-    let most = allowed(input, per_byte);
+    let most = allowed(input, per_byte) * times;
     assert!(
         peak <= most,
         "an input of {input} bytes took {peak} bytes of memory, at most {most} are allowed"

@@ -1,11 +1,12 @@
-//! Files that people write: configuration of agent and coordinator, tasks; and the reader they share,
-//! on a table with a key of every kind.
+//! Files that people write: configuration of agent and coordinator, tasks, contexts; and the reader they
+//! share, on a table with a key of every kind.
 
 use std::fmt::Debug;
 use std::path::Path;
 
 use lamplight_agent::settings as agent;
 use lamplight_coordinator::settings as coordinator;
+use lamplight_proto::ids::UnixMillis;
 use lamplight_proto::settings::{Document, Log, Setting, SettingsError, to_toml};
 use serde::{Deserialize, Serialize};
 
@@ -95,11 +96,29 @@ pub fn task(input: &[u8]) -> Answer {
     let Ok(text) = std::str::from_utf8(input) else {
         return Answer::Refused;
     };
-    let checked = within(input.len(), SETTINGS, || lamplight::task::check(text));
+    let checked = within(input.len(), SETTINGS, || {
+        lamplight::task::check(text, UnixMillis(0))
+    });
     if let Err(e) = &checked {
         assert!(!e.to_string().is_empty());
     }
     Answer::of(&checked)
+}
+
+/// See [`crate::TARGETS`].
+pub fn contexts(input: &[u8]) -> Answer {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return Answer::Refused;
+    };
+    let read = within(input.len(), SETTINGS, || lamplight::context::check(text));
+    match &read {
+        Err(e) => assert!(!e.to_string().is_empty()),
+        Ok(written) => match lamplight::context::check(written) {
+            Ok(again) => assert_eq!(&again, written),
+            Err(e) => panic!("what is written cannot be read: {e}\n{written}"),
+        },
+    }
+    Answer::of(&read)
 }
 
 fn origin() -> &'static Path {

@@ -11,7 +11,7 @@ use lamplight_agent::source::{
 };
 use lamplight_models::samples::Samples;
 
-use crate::memory::within;
+use crate::memory::{within, within_times};
 use crate::{Answer, parts};
 
 /// Bytes of memory per byte of a table: a line of a few characters becomes a row with its places.
@@ -19,6 +19,8 @@ const TABLE: u64 = 128;
 /// Bytes of memory per byte of what may be compressed: readers unpack up to a hundred bytes of one,
 /// each becomes a number of four, and lists grow by doubling.
 const PACKED: u64 = 100 * 4 * 3;
+/// How often a table's windows may hold a row, here.
+const MAX_OVERLAP: u64 = 16;
 /// Bytes of memory per byte of an image; the decoder is held to 700.
 const IMAGE: u64 = 1024;
 
@@ -122,7 +124,7 @@ pub fn cifar10(input: &[u8]) -> Answer {
     }
     let dir = parts::directory(&[("data_batch_1.bin", batch), ("batches.meta.txt", names)]);
     let line = format!("cifar10:{}", dir.path().display());
-    let pool = pooled(input.len(), &line);
+    let pool = pooled(input.len(), 1, &line);
     assert!(read.is_ok() || pool.is_err(), "the whole file is refused");
     Answer::of(&pool)
 }
@@ -143,7 +145,8 @@ pub fn idx(input: &[u8]) -> Answer {
         ("train-images-idx3-ubyte", images),
         ("train-labels-idx1-ubyte.gz", labels),
     ]);
-    let pool = pooled(input.len(), &format!("idx:{}", dir.path().display()));
+    let line = format!("idx:{}", dir.path().display());
+    let pool = pooled(input.len(), 1, &line);
     assert!(read.is_ok() || pool.is_err(), "the whole pair is refused");
     Answer::of(&pool)
 }
@@ -159,28 +162,28 @@ pub fn csv(input: &[u8]) -> Answer {
     let Some(spec) = csv_spec(&format!("csv:x?{options}")) else {
         return Answer::Refused;
     };
-    // Windows that overlap repeat rows, as often as the one who wrote the line wants.
+    // Windows that overlap repeat rows, as often as the one who wrote the line wants; a fuzzer would
+    // want a million times.
     let overlap = match spec.rows {
         CsvRows::Steps { window, stride } => window.div_ceil(stride) as u64,
         CsvRows::Windows { .. } => 1,
     };
-    let read = match overlap {
-        1 => within(input.len(), PACKED, || parse::csv_table(table, &spec)),
-        2..=16 => parse::csv_table(table, &spec),
-        _ => return Answer::Refused,
-    };
+    if overlap > MAX_OVERLAP {
+        return Answer::Refused;
+    }
+    let read = within_times(input.len(), PACKED, overlap, || {
+        parse::csv_table(table, &spec)
+    });
     if let Ok(samples) = &read {
         valid(samples);
         agree(read.as_ref().ok(), table, |zipped| {
             parse::csv_table(zipped, &spec).ok()
         });
     }
-    if overlap == 1 {
-        let dir = parts::directory(&[("t.csv", table)]);
-        let line = format!("csv:{}/t.csv?{options}", dir.path().display());
-        let pool = pooled(input.len(), &line);
-        assert!(read.is_ok() || pool.is_err(), "the whole table is refused");
-    }
+    let dir = parts::directory(&[("t.csv", table)]);
+    let line = format!("csv:{}/t.csv?{options}", dir.path().display());
+    let pool = pooled(input.len(), overlap, &line);
+    assert!(read.is_ok() || pool.is_err(), "the whole table is refused");
     Answer::of(&read)
 }
 
@@ -227,10 +230,10 @@ fn checked_chunks(file: &[u8]) -> Vec<u8> {
     file
 }
 
-/// What a source line opens, both parts of it.
-fn pooled(input: usize, line: &str) -> Result<[Samples; 2], SourceError> {
+/// What a source line opens, both parts of it; each row `times` times.
+fn pooled(input: usize, times: u64, line: &str) -> Result<[Samples; 2], SourceError> {
     let spec: SourceSpec = line.parse().expect("a line of this program");
-    let read = within(input, PACKED, || {
+    let read = within_times(input, PACKED, times, || {
         let source = spec.open()?;
         Ok([source.train()?, source.held_out()?])
     });

@@ -1,11 +1,12 @@
 //! The task file: TOML as an operator writes it, checked key by key.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use anyhow::Context as _;
 use lamplight_agent::source::SourceSpec;
 use lamplight_proto::{
     Malformed,
+    bounds::{MAX_COHORT, MAX_WEIGHT},
     budget::{Budget, DailyWindow, Hours, MAX_WINDOWS},
     ids::{Label, ModelName, NodeId, UnixMillis},
     offer::{Codec, NormMode, Optimizer, Schedule, Trainable, Training},
@@ -16,7 +17,7 @@ use lamplight_proto::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Evaluation, Series, TaskRequest, duration::Span};
+use super::{Evaluation, TaskRequest, rounds::Rounds};
 use crate::output::OrHint as _;
 
 /// The commented example that `lamplight task example` prints.
@@ -49,40 +50,6 @@ pub(crate) struct TaskFile {
     /// What each new release is tried on, before it is published.
     #[serde(default)]
     evaluation: EvaluationTable,
-}
-
-/// How many rounds, and when.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-#[schemars(deny_unknown_fields)]
-pub(crate) struct Rounds {
-    /// How many rounds. Without it: one, or with `every` no bound.
-    count: Option<u32>,
-    /// A round begins this often, e.g. "6h"; without it, as soon as the last one has ended.
-    #[schemars(with = "Option<String>")]
-    every: Option<Span>,
-    /// No round begins from then on, e.g. "2027-03-01T00:00:00Z". Only with `every`.
-    until: Option<String>,
-    /// How long a round may collect deltas, e.g. "1h".
-    #[schemars(with = "String")]
-    deadline: Span,
-    /// With fewer deltas at the deadline the round is abandoned.
-    minimum_deltas: u32,
-    /// As many deltas close a round before its deadline; without it, those of the whole cohort.
-    target_deltas: Option<u32>,
-}
-
-impl Default for Rounds {
-    fn default() -> Self {
-        Self {
-            count: None,
-            every: None,
-            until: None,
-            deadline: Span(std::time::Duration::from_secs(3600)),
-            minimum_deltas: 1,
-            target_deltas: None,
-        }
-    }
 }
 
 /// Who is asked.
@@ -172,7 +139,7 @@ impl Default for TrainingTable {
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub(crate) struct DeltaTable {
-    /// How deltas are written: "f32".
+    /// How deltas are written: "f32", the only way there is so far.
     codec: String,
     /// Longest delta (L2 norm over all parameters); longer ones are scaled down to it.
     clip_norm: Option<f64>,
@@ -219,9 +186,6 @@ pub(crate) struct EvaluationTable {
 const HINT: &str =
     "lamplight task example shows every key; lamplight task check looks at a file alone";
 
-/// Largest task file read, in bytes.
-const MAX_BYTES: u64 = 1 << 20;
-
 /// Reads a task file, or standard input for `-`, and checks all that can be checked without a
 /// coordinator.
 ///
@@ -229,12 +193,8 @@ const MAX_BYTES: u64 = 1 << 20;
 /// The first fault, with file and line.
 pub(crate) fn read(path: &Path) -> anyhow::Result<TaskRequest> {
     if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .take(MAX_BYTES)
-            .read_to_string(&mut text)
-            .context("standard input")?;
-        return parse(&text, Path::new("standard input")).hint(|| HINT.into());
+        let document = Document::read_stream(io::stdin().lock(), Path::new("standard input"))?;
+        return check(&document, UnixMillis::now()).hint(|| HINT.into());
     }
     // A named file that is not there is said so before anything else.
     fs::metadata(path).with_context(|| {
@@ -244,15 +204,19 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<TaskRequest> {
             path.display()
         )
     })?;
-    check(&Document::read_file(path)?).hint(|| HINT.into())
+    check(&Document::read_file(path)?, UnixMillis::now()).hint(|| HINT.into())
 }
 
-/// Reads a task from text.
+/// Reads a task from text, at this time.
 ///
 /// # Errors
 /// The first fault, with `origin` and line.
-pub(crate) fn parse(text: &str, origin: &Path) -> Result<TaskRequest, SettingsError> {
-    check(&Document::parse(text, origin)?)
+pub(crate) fn parse(
+    text: &str,
+    origin: &Path,
+    now: UnixMillis,
+) -> Result<TaskRequest, SettingsError> {
+    check(&Document::parse(text, origin)?, now)
 }
 
 /// The sentence of an error without the name of what was parsed: the key says that.
@@ -260,7 +224,7 @@ fn fault(e: &Malformed) -> String {
     format!("is no {}: {}", e.message, e.fault)
 }
 
-fn check(document: &Document) -> Result<TaskRequest, SettingsError> {
+fn check(document: &Document, now: UnixMillis) -> Result<TaskRequest, SettingsError> {
     let file: TaskFile = document.read()?;
     let bad = |key: &str, fault: String| document.fault(key, fault);
     let malformed = |key: &str| {
@@ -283,11 +247,19 @@ fn check(document: &Document) -> Result<TaskRequest, SettingsError> {
         );
     }
     let tags = TagFilter::new(terms).map_err(malformed("cohort.tags"))?;
+    if cohort.nodes.len() > MAX_COHORT {
+        let fault = format!(
+            "names {} nodes, a round takes at most {MAX_COHORT}; choose them by `tags`",
+            cohort.nodes.len()
+        );
+        return Err(bad("cohort.nodes", fault));
+    }
     let mut nodes: Vec<NodeId> = Vec::with_capacity(cohort.nodes.len());
+    let mut named = BTreeSet::new();
     for (i, node) in cohort.nodes.iter().enumerate() {
         let key = format!("cohort.nodes[{i}]");
         let node: NodeId = node.parse().map_err(malformed(&key))?;
-        if nodes.contains(&node) {
+        if !named.insert(node.clone()) {
             return Err(bad(&key, format!("names {node} a second time; remove it")));
         }
         nodes.push(node);
@@ -305,6 +277,13 @@ fn check(document: &Document) -> Result<TaskRequest, SettingsError> {
         let rule = "is 0, must be 1 or more: no sample would count";
         return Err(bad("delta.weight_cap", rule.to_owned()));
     }
+    if delta.weight_cap > MAX_WEIGHT {
+        let fault = format!(
+            "is {}, must be {MAX_WEIGHT} or less; no node has as many samples",
+            delta.weight_cap
+        );
+        return Err(bad("delta.weight_cap", fault));
+    }
     let evaluation = match &file.evaluation.source {
         None => Evaluation::None,
         Some(source) => {
@@ -314,6 +293,7 @@ fn check(document: &Document) -> Result<TaskRequest, SettingsError> {
             Evaluation::Source(spec)
         }
     };
+    let series = file.rounds.series(document, nodes.len(), now)?;
     Ok(TaskRequest {
         name,
         model,
@@ -325,59 +305,7 @@ fn check(document: &Document) -> Result<TaskRequest, SettingsError> {
         delta_clip_norm: delta.clip_norm,
         weight_cap: delta.weight_cap,
         evaluation,
-        series: series(document, &file.rounds)?,
-    })
-}
-
-fn series(document: &Document, rounds: &Rounds) -> Result<Series, SettingsError> {
-    let bad = |key: &str, fault: String| Err(document.fault(key, fault));
-    if rounds.count == Some(0) {
-        let rule = "is 0, must be 1 or more; leave it out together with `every` for no bound";
-        return bad("rounds.count", rule.to_owned());
-    }
-    if rounds.until.is_some() && rounds.every.is_none() {
-        let rule = "is for tasks that recur; add `every`, e.g. every = \"6h\"";
-        return bad("rounds.until", rule.to_owned());
-    }
-    let until = match &rounds.until {
-        None => None,
-        Some(text) => match text.parse::<jiff::Timestamp>() {
-            Ok(t) => Some(UnixMillis(t.as_millisecond())),
-            Err(_) => {
-                let rule = format!(
-                    "is {text:?}, which is no time; write one with its offset, e.g. \
-                     \"2027-03-01T00:00:00Z\""
-                );
-                return bad("rounds.until", rule);
-            }
-        },
-    };
-    if rounds.minimum_deltas == 0 {
-        let rule = "is 0, must be 1 or more: a release is made of deltas";
-        return bad("rounds.minimum_deltas", rule.to_owned());
-    }
-    if let Some(target) = rounds.target_deltas
-        && target < rounds.minimum_deltas
-    {
-        return bad(
-            "rounds.target_deltas",
-            format!(
-                "is {target}, below minimum_deltas {}; raise it, or leave it out for the whole cohort",
-                rounds.minimum_deltas
-            ),
-        );
-    }
-    Ok(Series {
-        rounds: match (rounds.count, rounds.every) {
-            (Some(count), _) => count,
-            (None, Some(_)) => 0,
-            (None, None) => 1,
-        },
-        every: rounds.every.map(|s| s.0),
-        until,
-        target: rounds.target_deltas.unwrap_or(0),
-        minimum: rounds.minimum_deltas,
-        deadline: rounds.deadline.0,
+        series,
     })
 }
 
@@ -495,7 +423,9 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<TaskRequest, String> {
-        parse(text, Path::new("task.toml")).map_err(|e| e.to_string())
+        // A day in 2026.
+        let now = UnixMillis(1_790_000_000_000);
+        parse(text, Path::new("task.toml"), now).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 pub(crate) mod duration;
 pub(crate) mod file;
+mod rounds;
 
 pub use file::EXAMPLE;
 
@@ -30,12 +31,12 @@ use lamplight_proto::{
 
 use crate::operator::Operator;
 
-/// Checks the text of a task file, as far as that can be done without a coordinator.
+/// Checks the text of a task file at this time, as far as that can be done without a coordinator.
 ///
 /// # Errors
 /// [`SettingsError`]: the first fault, with its line, its key and what to write instead.
-pub fn check(text: &str) -> Result<(), SettingsError> {
-    file::parse(text, Path::new("task.toml")).map(drop)
+pub fn check(text: &str, now: UnixMillis) -> Result<(), SettingsError> {
+    file::parse(text, Path::new("task.toml"), now).map(drop)
 }
 
 /// What a task asks of the fleet.

@@ -163,7 +163,8 @@ fn this_agent_does_a_round_with_a_coordinator_of_the_previous_version() {
     assert!(seen.unknown_calls.contains("/lamplight.v1.Rounds/Sing"));
 }
 
-/// A coordinator of 0.1 knows neither tasks nor which parameters move. (Goes when `golden/v0.1` does.)
+/// A coordinator of 0.1 knows neither tasks, nor which parameters move, nor which nodes to list. (Goes
+/// when `golden/v0.1` does.)
 #[test]
 fn what_an_old_coordinator_would_not_see_is_told_with_a_remedy_and_not_done() {
     let mut all = Frozen::all().into_iter();
@@ -184,11 +185,20 @@ fn what_an_old_coordinator_would_not_see_is_told_with_a_remedy_and_not_done() {
             &["round", "start", "--task", &task],
             "upgrade it, or leave that out",
         ),
+        (
+            &["node", "list", "--tag", "site=oslo"],
+            "upgrade it, or leave that out",
+        ),
+        (
+            &["node", "list", "--state", "active"],
+            "upgrade it, or leave that out",
+        ),
     ] {
         let output = site.operator(command);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
         assert!(said.contains("0.1.0") && said.contains(remedy), "{said}");
+        assert!(output.stdout.is_empty(), "{command:?}: {output:?}");
     }
     let rounds = site.ask(&["round", "list"]);
     assert_eq!(rounds, Value::Array(vec![]), "nothing was started");

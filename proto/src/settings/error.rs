@@ -60,14 +60,12 @@ pub enum SettingsError {
         cause: io::Error,
     },
     /// The file is larger than any honest one.
-    #[error(
-        "{path} has {bytes} bytes, more than the {limit} that settings may have; is it the right file?"
-    )]
+    #[error("{path} has {}; is it the right file?", excess(*bytes, *limit))]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its size.
-        bytes: u64,
+        /// Its size; `None` where nobody knows it, as of a pipe.
+        bytes: Option<u64>,
         /// The most that is read.
         limit: u64,
     },
@@ -123,6 +121,13 @@ pub enum SettingsError {
         /// How it can be given.
         remedy: String,
     },
+}
+
+fn excess(bytes: Option<u64>, limit: u64) -> String {
+    match bytes {
+        Some(bytes) => format!("{bytes} bytes, more than the {limit} that settings may have"),
+        None => format!("more than the {limit} bytes that settings may have"),
+    }
 }
 
 /// The one of `known` that `word` was perhaps meant to be.

@@ -1,6 +1,12 @@
 //! Layers: default < file < environment < flag.
 
-use std::{ffi::OsString, fmt::Display, fs, io::Read as _, path::Path};
+use std::{
+    ffi::OsString,
+    fmt::Display,
+    fs,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
@@ -95,7 +101,7 @@ impl Document {
     pub fn parse(text: &str, origin: &Path) -> Result<Self, SettingsError> {
         let bytes = text.len() as u64;
         if bytes > MAX_BYTES {
-            return Err(too_large(origin, bytes));
+            return Err(too_large(origin, Some(bytes)));
         }
         Ok(Self {
             root: whole(from_toml(text, origin)?, Place::File(origin.into())),
@@ -108,23 +114,32 @@ impl Document {
     /// # Errors
     /// [`SettingsError`] when it cannot be read, is too large, or is no TOML.
     pub fn read_file(path: &Path) -> Result<Self, SettingsError> {
-        let read = |cause| SettingsError::Read {
-            path: path.to_owned(),
-            cause,
-        };
-        let file = fs::File::open(path).map_err(read)?;
+        let file = fs::File::open(path).map_err(|e| unreadable(path, e))?;
+        Self::read_stream(file, path).map_err(|e| match e {
+            SettingsError::TooLarge { bytes: None, .. } => {
+                let length = fs::metadata(path).map_or(0, |m| m.len());
+                too_large(path, Some(length).filter(|&n| n > MAX_BYTES))
+            }
+            e => e,
+        })
+    }
+
+    /// Reads a stream, e.g. standard input; errors call it `origin`.
+    ///
+    /// # Errors
+    /// As [`Self::read_file`].
+    pub fn read_stream(stream: impl io::Read, origin: &Path) -> Result<Self, SettingsError> {
         let mut bytes = Vec::new();
-        // One more than allowed: a file may grow, and a device has no length.
+        // One more than allowed: a file may grow, and a pipe or a device has no length.
         let most = MAX_BYTES + 1;
-        file.take(most).read_to_end(&mut bytes).map_err(read)?;
+        (stream.take(most).read_to_end(&mut bytes)).map_err(|e| unreadable(origin, e))?;
         if bytes.len() as u64 == most {
-            let length = fs::metadata(path).map_or(most, |m| m.len().max(most));
-            return Err(too_large(path, length));
+            return Err(too_large(origin, None));
         }
         let text = String::from_utf8(bytes).map_err(|_| SettingsError::NotText {
-            place: Place::File(path.into()),
+            place: Place::File(origin.into()),
         })?;
-        Self::parse(&text, path)
+        Self::parse(&text, origin)
     }
 
     /// Lays environment variables over what is there.
@@ -400,7 +415,14 @@ fn of_kubernetes(rest: &str) -> bool {
     rest == "_PORT" || rest.starts_with("_PORT_") || rest.starts_with("_SERVICE_")
 }
 
-fn too_large(path: &Path, bytes: u64) -> SettingsError {
+fn unreadable(path: &Path, cause: io::Error) -> SettingsError {
+    SettingsError::Read {
+        path: path.to_owned(),
+        cause,
+    }
+}
+
+fn too_large(path: &Path, bytes: Option<u64>) -> SettingsError {
     SettingsError::TooLarge {
         path: path.to_owned(),
         bytes,

@@ -360,6 +360,15 @@ fn files_that_are_no_settings_cost_little_and_are_named() {
     std::fs::write(&path, vec![b'#'; 2 << 20]).expect("written");
     let e = Document::read_file(&path).expect_err("large").to_string();
     assert!(e.contains("2097152 bytes, more than the 1048576"), "{e}");
+    // A pipe says nothing of its length, and is read no further than needed.
+    let endless = Document::read_stream(std::io::repeat(b'#'), Path::new("standard input"));
+    let e = endless.expect_err("endless").to_string();
+    assert!(
+        e.contains("standard input has more than the 1048576 bytes"),
+        "{e}"
+    );
+    let whole = std::io::Read::take(std::io::repeat(b'#'), 1 << 20);
+    assert!(Document::read_stream(whole, Path::new("standard input")).is_ok());
     assert!(matches!(
         Document::read_file(dir.path()),
         Err(SettingsError::Read { .. })

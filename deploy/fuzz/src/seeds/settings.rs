@@ -21,6 +21,17 @@ filter = "info,lamplight_agent::link=debug"
 format = "json"
 "#;
 
+const CONTEXTS: &str = r#"current = "chicago"
+
+[contexts.chicago]
+coordinator = "fleet.example.org:7443"
+identity = "/home/ann/chicago/operators/admin"
+
+[contexts.oslo]
+coordinator = "[2001:db8::1]:7443"
+identity = "/home/ann/oslo"
+"#;
+
 pub(super) fn seeds() -> Vec<Seed> {
     let seed = |name, text: String| Seed::new("settings", name, text);
     let example = |target, text: &str| {
@@ -47,6 +58,22 @@ pub(super) fn seeds() -> Vec<Seed> {
             (0..140).map(|i| format!("[t{i}]\n")).collect(),
         ),
     ];
+    let contexts = |name, text: String| Seed::new("contexts", name, text);
+    all.extend([
+        contexts("good-two", CONTEXTS.into()),
+        contexts(
+            "good-inline",
+            "contexts = { a = { coordinator = 'a:1', identity = '''/a \"b\"''' } }".into(),
+        ),
+        contexts("bad-key", CONTEXTS.replace("identity", "identiy")),
+        contexts("bad-address", CONTEXTS.replace(":7443", "")),
+        contexts("bad-name", CONTEXTS.replace("oslo]", "\"os lo\"]")),
+        contexts(
+            "bad-tables",
+            (0..70).map(|i| format!("[contexts.c{i}]\n")).collect(),
+        ),
+        contexts("bad-dots", format!("contexts.{}a = 1\n", "a.".repeat(495))),
+    ]);
     all.extend(example(
         "agent_settings",
         lamplight_agent::settings::EXAMPLE,

@@ -95,6 +95,10 @@ fn tables() -> Vec<Seed> {
     let wide = "walk;1;2;3;4\n\"sit\";5;6;7;-8e-3\n";
     let rows = ["1,a\n"; 40_000].concat();
     let long = format!("x,label\n{}", "9".repeat(1000));
+    let many: String = (0..4)
+        .map(|who| format!("1,{who},a\n").repeat(2000))
+        .collect();
+    let many = format!("x,who,label\n{many}");
     vec![
         Seed::new(
             "csv",
@@ -105,6 +109,11 @@ fn tables() -> Vec<Seed> {
             "csv",
             "good-overlap",
             of("window=2&stride=1&columns=y,x", steps.as_bytes()),
+        ),
+        Seed::new(
+            "csv",
+            "good-overlap-of-a-packed-table",
+            of("window=16&stride=1&group=who", &packed(many.as_bytes())),
         ),
         Seed::new(
             "csv",

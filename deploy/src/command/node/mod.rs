@@ -153,8 +153,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                     .map(|&s| wire::NodeState::from(s) as i32)
                     .collect(),
             };
-            let nodes = operator.calls.list_nodes(request).await?.into_inner().nodes;
-            let nodes: Vec<view::Node> = view::all(nodes);
+            let nodes: Vec<view::Node> = view::all(operator.list_nodes(request).await?);
             let code = (args.format).print(&nodes, |n| show::listing(n, args.format.is_wide()))?;
             if nodes.is_empty() && args.tags.is_empty() && args.states.is_empty() {
                 (args.format).next("nobody has joined yet; make join tokens: lamplight node token");

@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use crate::{
     operator::{Connection, Operator},
-    output::{self, Format, OrHint as _, fault},
+    output::{self, Format, OrHint as _, Refused, fault},
     task::{self, Evaluation, Series, TaskRequest},
     view,
 };
@@ -260,18 +260,39 @@ pub(crate) fn ended(round: &wire::RoundView) -> bool {
 /// How long `--wait` waits for a coordinator that has gone away: long enough for a restart.
 const AWAY: Duration = Duration::from_secs(120);
 
-/// Waits until a task's last round has ended. A restart of the coordinator in between is waited out.
+/// What is asked while waiting: a task's rounds, and how it stands; `None` from a coordinator of 0.1,
+/// which cannot say.
+async fn ask(
+    operator: &mut Operator,
+    task: u64,
+) -> Result<(Vec<wire::RoundView>, Option<wire::TaskView>), tonic::Status> {
+    // The task first: if it has ended, the rounds that follow are all there will be.
+    let tasks = match operator.calls.list_tasks(wire::ListTasksRequest {}).await {
+        Ok(tasks) => tasks.into_inner().tasks,
+        Err(e) if e.code() == tonic::Code::Unimplemented => Vec::new(),
+        Err(e) => return Err(e),
+    };
+    let request = wire::ListRoundsRequest { task };
+    let rounds = operator
+        .calls
+        .list_rounds(request)
+        .await?
+        .into_inner()
+        .rounds;
+    Ok((rounds, tasks.into_iter().find(|t| t.task == task)))
+}
+
+/// Waits until a task has ended. A restart of the coordinator in between is waited out.
 async fn wait(
     operator: &mut Operator,
     task: u64,
-    rounds: u32,
+    series: &Series,
 ) -> anyhow::Result<Vec<wire::RoundView>> {
-    let bar = output::bar(rounds.into(), "rounds");
+    let bar = output::bar(series.rounds.into(), "rounds");
     let mut heard = Instant::now();
     loop {
-        let request = wire::ListRoundsRequest { task };
-        let list = match operator.calls.list_rounds(request).await {
-            Ok(list) => list.into_inner(),
+        let (rounds, view) = match ask(operator, task).await {
+            Ok(answer) => answer,
             // A refusal is an answer; anything else may be the network.
             Err(e) if Refusal::in_status(&e).is_none() && heard.elapsed() < AWAY => {
                 bar.set_message("the coordinator does not answer; waiting for it");
@@ -282,18 +303,30 @@ async fn wait(
         };
         heard = Instant::now();
         bar.set_message("");
-        if let Some(r) = list.rounds.iter().find(|r| r.phase == "abandoned") {
+        // A task that recurs goes on after a round that came to nothing.
+        let abandoned = rounds.iter().find(|r| r.phase == "abandoned");
+        if let Some(r) = abandoned.filter(|_| series.every.is_none()) {
             let what = format!("round {} was abandoned: {}", r.round, r.reason);
             return Err(fault(
                 what,
                 format!("who did what: lamplight round show {}", r.round),
             ));
         }
-        let done = list.rounds.iter().filter(|r| ended(r)).count() as u64;
+        let done = rounds.iter().filter(|r| ended(r)).count() as u64;
         bar.set_position(done);
-        if done >= u64::from(rounds) {
+        let has_ended = match view.as_ref().map(|view| view.state.as_str()) {
+            Some("stopped") => {
+                let reason = view.map(|view| view.reason).unwrap_or_default();
+                let what = Refused(format!("task {task} was stopped: {reason}"));
+                return Err(what)
+                    .hint(|| format!("its rounds: lamplight round list --task {task}"));
+            }
+            Some(state) => state == "done",
+            None => done >= u64::from(series.rounds),
+        };
+        if has_ended {
             bar.finish_and_clear();
-            return Ok(list.rounds);
+            return Ok(rounds);
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -314,9 +347,9 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                     ));
                 }
             };
-            let rounds = task.series.rounds;
-            if rounds == 0 && args.wait {
-                let remedy = "leave out --wait, or set rounds.count in the task";
+            let series = task.series.clone();
+            if series.rounds == 0 && series.until.is_none() && args.wait {
+                let remedy = "leave out --wait, or set rounds.count or rounds.until in the task";
                 return Err(fault("the task has no last round to wait for", remedy));
             }
             let mut operator = args.connection.open()?;
@@ -327,7 +360,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 rounds: Vec::new(),
             };
             if args.wait {
-                started.rounds = view::all(wait(&mut operator, started.task, rounds).await?);
+                started.rounds = view::all(wait(&mut operator, started.task, &series).await?);
             }
             args.format.print(&started, |s| {
                 let began = format!("task {} began with round {}", s.task, s.round);

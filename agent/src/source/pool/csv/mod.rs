@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use lamplight_models::{graph::Shape, model::MAX_NAME_BYTES, samples::Samples};
 
 use self::table::Table;
-use super::{Pool, most_samples};
+use super::{MAX_SAMPLES, Pool, most_samples};
 use crate::source::SourceError;
 use crate::source::spec::{CsvRows, CsvSpec};
 
@@ -222,6 +222,35 @@ fn many(what: &str, most: usize, name: &str) -> String {
     )
 }
 
+/// There is more to read than is read of files of this size. Every row of a plain file is long enough
+/// for a window of its own, so below the bound for all files it is one that is compressed very far.
+fn too_many(file: &Path, line: u64, most: usize, rows: CsvRows) -> SourceError {
+    let (why, remedy) = match (most == MAX_SAMPLES, rows) {
+        (true, CsvRows::Steps { .. }) => (
+            "the most of one source",
+            "raise `stride=`, or point the source at fewer files",
+        ),
+        (true, CsvRows::Windows { .. }) => (
+            "the most of one source",
+            "point the source at a table with fewer rows, or at fewer files",
+        ),
+        (false, CsvRows::Steps { .. }) => (
+            "as many as compressed files of this size may hold",
+            "raise `stride=`, or unpack the files",
+        ),
+        (false, CsvRows::Windows { .. }) => (
+            "as many as compressed files of this size may hold",
+            "unpack the files",
+        ),
+    };
+    SourceError::Line {
+        file: file.to_owned(),
+        line,
+        fault: format!("there are more than {most} windows, {why}"),
+        remedy,
+    }
+}
+
 fn chosen(spec: &CsvSpec, group: &str) -> bool {
     let groups = spec.groups.as_ref();
     groups.is_none_or(|groups| groups.iter().any(|g| g == group))
@@ -315,10 +344,7 @@ impl Csv {
             let mut table = Table::open(file, spec)?;
             let went = scan.table(&mut table, number, spec, by_file, &mut visit)?;
             if went.is_break() {
-                let fault = format!(
-                    "there are more than {most} windows, as many as files of this size may hold"
-                );
-                return Err(table.wrong(table.line(), fault));
+                return Err(too_many(file, table.line(), most, spec.rows));
             }
         }
         let unknown = spec.groups.iter().flatten();

@@ -278,3 +278,36 @@ fn more_windows_than_a_file_can_hold_are_refused() {
     let fault = open(&spec).expect_err("a bomb").to_string();
     assert!(fault.contains("there are more than"), "{fault}");
 }
+
+#[test]
+fn more_windows_than_files_of_their_size_may_hold_end_with_the_option_to_change() {
+    let dir = tempfile::tempdir().expect("dir");
+    let at = dir.path().join("t.csv.gz");
+    // Each row of four bytes would be a window, and a byte of the file holds more than eight of them.
+    let text = format!("x,label\n{}", "1,a\n".repeat(12_000));
+    let gz = std::fs::File::create(&at).expect("made");
+    let mut gz = flate2::write::GzEncoder::new(gz, flate2::Compression::best());
+    gz.write_all(text.as_bytes()).expect("written");
+    gz.finish().expect("written");
+    let packed = at.metadata().expect("there").len();
+    assert!(1024 + 8 * packed < 12_000, "{packed} bytes");
+    let told = |options: &str| {
+        let e = open(&format!("csv:{}?{options}", at.display())).expect_err(options);
+        e.to_string()
+    };
+    let steps = told("window=4&stride=1&split=all");
+    let wide = told("wide=1&split=all");
+    let fault = format!("more than {} windows", 1024 + 8 * packed);
+    for (e, remedy) in [
+        (steps, "raise `stride=`, or unpack the files"),
+        (wide, "; unpack the files"),
+    ] {
+        assert!(e.contains(&fault) && e.contains(remedy), "{e}");
+        assert!(!e.contains("correct the line"), "{e}");
+    }
+    let fewer = format!(
+        "csv:{}?window=4&stride=8&split=all&group=label",
+        at.display()
+    );
+    assert!(open(&fewer).is_ok());
+}
