@@ -143,3 +143,12 @@ fn the_corpus_is_small_and_every_folder_belongs_to_a_target() {
     }
     assert!(bytes <= MAX_CORPUS_BYTES, "the corpus has {bytes} bytes");
 }
+
+#[test]
+fn every_target_is_in_the_docs_in_its_own_words() {
+    let docs = fs::read_to_string(root("../../docs/fuzzing.md")).expect("the page");
+    for target in TARGETS {
+        let row = format!("| `{}` | {} |", target.name, target.about);
+        assert!(docs.contains(&row), "docs/fuzzing.md lacks the row {row}");
+    }
+}
