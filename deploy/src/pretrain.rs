@@ -2,7 +2,10 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use clap::ValueEnum;
+use clap::{
+    ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use indicatif::ProgressBar;
 use lamplight_agent::source::SourceInfo;
 use lamplight_models::{
@@ -11,15 +14,13 @@ use lamplight_models::{
     ops::NormMode,
     samples::Samples,
     train::{Augment, OptimizerConfig, Schedule, TrainConfig, Trainer, evaluate},
-    zoo::{self, Norm, TcnConfig},
+    zoo::{Architecture, Norm},
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Architecture {
-    /// Temporal convolutions, for sensor windows `[channels, length]`
-    Tcn,
-    /// Residual net of 20 layers, for images `[channels, height, width]`
-    Resnet20,
+/// Takes the names of networks, with what they are for.
+fn architectures() -> impl TypedValueParser<Value = Architecture> {
+    let known = Architecture::ALL.map(|a| PossibleValue::new(a.name()).help(a.about()));
+    PossibleValuesParser::new(known).try_map(|name| name.parse::<Architecture>())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,7 +35,7 @@ pub(crate) enum NormName {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Recipe {
     /// The network
-    #[arg(long, value_enum, default_value = "tcn")]
+    #[arg(long, value_parser = architectures(), default_value = "tcn")]
     pub(crate) architecture: Architecture,
     /// Norm after each convolution
     #[arg(long, value_enum, default_value = "group")]
@@ -93,36 +94,8 @@ pub(crate) fn pretrain(
         NormName::Group => Norm::Group { groups: 8 },
         NormName::Batch => Norm::Batch,
     };
-    let (name, graph) = match recipe.architecture {
-        Architecture::Tcn => {
-            let [channels, length] = source.window[..] else {
-                anyhow::bail!(
-                    "tcn takes windows of [channels, length], the source gives {:?}; for images: \
-                     --architecture resnet20",
-                    source.window
-                );
-            };
-            let config = TcnConfig {
-                norm,
-                ..TcnConfig::new(channels, length, source.classes.len())
-            };
-            ("tcn", zoo::tcn(&config)?)
-        }
-        Architecture::Resnet20 => {
-            let [channels, height, width] = source.window[..] else {
-                anyhow::bail!(
-                    "resnet20 takes images of [channels, height, width], the source gives {:?}; for \
-                     windows: --architecture tcn",
-                    source.window
-                );
-            };
-            let input = [channels, height, width];
-            (
-                "resnet20",
-                zoo::resnet20_for(input, source.classes.len(), norm)?,
-            )
-        }
-    };
+    let name = recipe.architecture.name();
+    let graph = (recipe.architecture).graph(&source.window, source.classes.len(), norm)?;
     let (input_mean, input_std) = samples.channel_statistics()?;
     let info = ModelInfo {
         architecture: name.to_owned(),

@@ -139,6 +139,13 @@ fn values(op: &Op, n: usize, salt: u64) -> Vec<f32> {
             .into_iter()
             .map(|v| v + v.signum() * 0.1)
             .collect(),
+        // Some below 0, some above 6, none near either.
+        Op::Relu6 => noise(n, salt)
+            .into_iter()
+            .map(|v| if v < 0.0 { v - 0.1 } else { 0.1 + 5.7 * v })
+            .enumerate()
+            .map(|(i, v)| if i % 3 == 0 { v + 6.5 } else { v })
+            .collect(),
         _ => noise(n, salt).into_iter().map(|v| 1.5 * v + 0.3).collect(),
     }
 }
@@ -415,6 +422,7 @@ fn group_norm_agrees() {
 #[test]
 fn element_wise_and_shape_operators_agree() {
     check(Op::Relu, &[vec![3, 20]], NormMode::Eval);
+    check(Op::Relu6, &[vec![3, 20]], NormMode::Eval);
     check(Op::Add, &[vec![2, 9], vec![2, 9]], NormMode::Eval);
     check(Op::Flatten, &[vec![3, 4, 5]], NormMode::Eval);
     check(Op::Flatten, &[vec![7]], NormMode::Eval);

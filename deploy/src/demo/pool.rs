@@ -8,13 +8,14 @@ use lamplight_agent::source::{
     pool::{Part, PoolSource, Set, Share},
     skew,
 };
+use lamplight_models::zoo::Architecture;
 use lamplight_proto::offer::{NormMode, Optimizer, Schedule, Training};
 
 use super::{
     Args,
     scenario::{NodePlan, Scenario},
 };
-use crate::pretrain::{Architecture, Recipe};
+use crate::pretrain::Recipe;
 
 /// Share of the samples that the model is pretrained on, and that is no node's.
 const CLOUD_SHARE: f64 = 0.4;
@@ -164,7 +165,7 @@ pub(super) fn scenario(args: &Args, given: PoolSpec) -> anyhow::Result<Scenario>
         unseen_name: "the test set, which nobody trained on",
         recipe: Recipe {
             architecture: if images {
-                Architecture::Resnet20
+                Architecture::ResNet20
             } else {
                 Architecture::Tcn
             },

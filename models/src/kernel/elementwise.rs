@@ -38,49 +38,60 @@ pub fn scale(y: &mut [f32], factor: f32) {
     );
 }
 
-/// `out = max(x, 0)`; not-a-number stays what it is.
-pub fn relu(x: &[f32], out: &mut [f32]) {
+#[inline(always)]
+fn rectified(x: f32, most: f32) -> f32 {
+    if x < 0.0 {
+        0.0
+    } else if x > most {
+        most
+    } else {
+        x
+    }
+}
+
+/// `out = min(max(x, 0), most)`; not-a-number stays what it is.
+pub fn relu(x: &[f32], most: f32, out: &mut [f32]) {
     simd(
         #[inline(always)]
         || {
             for (o, &x) in out.iter_mut().zip(x) {
-                *o = if x < 0.0 { 0.0 } else { x };
+                *o = rectified(x, most);
             }
         },
     );
 }
 
-/// `y = max(y, 0)`; not-a-number stays what it is.
-pub fn relu_in_place(y: &mut [f32]) {
+/// [`relu`] over the values' own buffer.
+pub fn relu_in_place(y: &mut [f32], most: f32) {
     simd(
         #[inline(always)]
         || {
             for y in y.iter_mut() {
-                *y = if *y < 0.0 { 0.0 } else { *y };
+                *y = rectified(*y, most);
             }
         },
     );
 }
 
-/// Adjoint of [`relu`]: `dx = dy where y > 0, else 0`.
-pub fn relu_adjoint(y: &[f32], dy: &[f32], dx: &mut [f32]) {
+/// Adjoint of [`relu`]: `dx = dy where 0 < y < most, else 0`.
+pub fn relu_adjoint(y: &[f32], most: f32, dy: &[f32], dx: &mut [f32]) {
     simd(
         #[inline(always)]
         || {
             for ((d, &y), &g) in dx.iter_mut().zip(y).zip(dy) {
-                *d = if y > 0.0 { g } else { 0.0 };
+                *d = if y > 0.0 && y < most { g } else { 0.0 };
             }
         },
     );
 }
 
 /// [`relu_adjoint`] over the gradient's own buffer.
-pub fn relu_adjoint_in_place(y: &[f32], g: &mut [f32]) {
+pub fn relu_adjoint_in_place(y: &[f32], most: f32, g: &mut [f32]) {
     simd(
         #[inline(always)]
         || {
             for (g, &y) in g.iter_mut().zip(y) {
-                *g = if y > 0.0 { *g } else { 0.0 };
+                *g = if y > 0.0 && y < most { *g } else { 0.0 };
             }
         },
     );
@@ -115,9 +126,11 @@ mod tests {
     #[test]
     fn the_rectifier_keeps_not_a_number_visible() {
         let mut y = [0.0; 3];
-        relu(&[-1.0, 2.0, f32::NAN], &mut y);
-        assert_eq!(y[..2], [0.0, 2.0]);
-        assert!(y[2].is_nan());
+        for (most, second) in [(f32::INFINITY, 9.0), (6.0, 6.0)] {
+            relu(&[-1.0, 9.0, f32::NAN], most, &mut y);
+            assert_eq!(y[..2], [0.0, second]);
+            assert!(y[2].is_nan());
+        }
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Op {
                 out.saturating_mul(5),
                 out.saturating_mul(4),
             ),
-            Self::Relu => (out, out, 0),
+            Self::Relu | Self::Relu6 => (out, out, 0),
             Self::MaxPool1d(p) | Self::AvgPool1d(p) => pooling(self, out, &[p.kernel]),
             Self::MaxPool2d(p) | Self::AvgPool2d(p) => pooling(self, out, &p.kernel),
             Self::GlobalAvgPool => (read, read, 0),

@@ -215,8 +215,8 @@ impl Op {
             Self::Linear(l) => linear::forward(l, cx),
             Self::BatchNorm(n) => norm::batch_forward(n, cx),
             Self::GroupNorm(n) => norm::group_forward(n, cx),
-            Self::Relu => {
-                activation::forward(cx);
+            Self::Relu | Self::Relu6 => {
+                activation::forward(cx, self.rectifies_to().unwrap_or(f32::INFINITY));
                 Ok(())
             }
             Self::MaxPool1d(_) | Self::MaxPool2d(_) | Self::AvgPool1d(_) | Self::AvgPool2d(_) => {
@@ -251,8 +251,8 @@ impl Op {
             Self::Linear(l) => linear::adjoint(l, cx),
             Self::BatchNorm(n) => norm::batch_adjoint(n, cx),
             Self::GroupNorm(n) => norm::group_adjoint(n, cx),
-            Self::Relu => {
-                activation::adjoint(cx);
+            Self::Relu | Self::Relu6 => {
+                activation::adjoint(cx, self.rectifies_to().unwrap_or(f32::INFINITY));
                 Ok(())
             }
             Self::MaxPool1d(_) | Self::MaxPool2d(_) | Self::AvgPool1d(_) | Self::AvgPool2d(_) => {
@@ -292,7 +292,7 @@ impl Op {
                 inputs: any,
                 output: false,
             },
-            Self::Relu => Keeps {
+            Self::Relu | Self::Relu6 => Keeps {
                 inputs: false,
                 output: any,
             },

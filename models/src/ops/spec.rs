@@ -20,6 +20,8 @@ pub enum Op {
     GroupNorm(GroupNorm),
     /// `max(x, 0)`.
     Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
     /// Maximum over windows of `[C, L]`; padding never wins.
     MaxPool1d(Pool1d),
     /// Maximum over windows of `[C, H, W]`; padding never wins.
@@ -315,6 +317,16 @@ fn grouped(in_channels: usize, out_channels: usize, groups: usize) -> Result<(),
 }
 
 impl Op {
+    /// The most a rectifier lets through; `None` for other operators.
+    #[must_use]
+    pub fn rectifies_to(&self) -> Option<f32> {
+        match self {
+            Self::Relu => Some(f32::INFINITY),
+            Self::Relu6 => Some(6.0),
+            _ => None,
+        }
+    }
+
     /// Name of the operator as written in files and listings.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -325,6 +337,7 @@ impl Op {
             Self::BatchNorm(_) => "batch_norm",
             Self::GroupNorm(_) => "group_norm",
             Self::Relu => "relu",
+            Self::Relu6 => "relu6",
             Self::MaxPool1d(_) => "max_pool1d",
             Self::MaxPool2d(_) => "max_pool2d",
             Self::AvgPool1d(_) => "avg_pool1d",
@@ -402,7 +415,7 @@ impl Op {
                 }
                 Ok(x.clone())
             }
-            Self::Relu => Ok(one(inputs)?.clone()),
+            Self::Relu | Self::Relu6 => Ok(one(inputs)?.clone()),
             Self::MaxPool1d(p) | Self::AvgPool1d(p) => {
                 let x = ranked(inputs, 2)?;
                 Ok(vec![x[0], pooled(x[1], p.kernel, p.stride, p.padding)?])
@@ -489,6 +502,7 @@ impl Op {
                 spec("bias", vec![n.channels], ParamRole::Norm),
             ],
             Self::Relu
+            | Self::Relu6
             | Self::MaxPool1d(_)
             | Self::MaxPool2d(_)
             | Self::AvgPool1d(_)

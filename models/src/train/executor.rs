@@ -214,9 +214,9 @@ impl Executor {
             Source::Input => None,
         };
         match (&node.op, sources.as_slice()) {
-            (Op::Relu, &[a]) => {
+            (op, &[a]) if let Some(most) = op.rectifies_to() => {
                 if let Some(mut y) = ends_here(a).and_then(|j| self.values[j].take()) {
-                    elementwise::relu_in_place(&mut y);
+                    elementwise::relu_in_place(&mut y, most);
                     return Ok(y);
                 }
             }
@@ -329,26 +329,23 @@ impl Executor {
             Source::Node(j) if self.plan.carries[j] => Some(j),
             _ => None,
         };
-        match node.op {
-            Op::Relu => {
-                let y = self.values[i].as_deref().unwrap_or_default();
-                elementwise::relu_adjoint_in_place(y, &mut g);
-                self.hand_over(wanted(sources[0]), g);
-                return Ok(());
+        if let Some(most) = node.op.rectifies_to() {
+            let y = self.values[i].as_deref().unwrap_or_default();
+            elementwise::relu_adjoint_in_place(y, most, &mut g);
+            self.hand_over(wanted(sources[0]), g);
+            return Ok(());
+        }
+        if node.op == Op::Add {
+            let (a, b) = (wanted(sources[0]), wanted(sources[1]));
+            if a.is_some() && b.is_some() {
+                let mut copy = self.pool.take(g.len());
+                copy.copy_from_slice(&g);
+                self.hand_over(a, copy);
+                self.hand_over(b, g);
+            } else {
+                self.hand_over(a.or(b), g);
             }
-            Op::Add => {
-                let (a, b) = (wanted(sources[0]), wanted(sources[1]));
-                if a.is_some() && b.is_some() {
-                    let mut copy = self.pool.take(g.len());
-                    copy.copy_from_slice(&g);
-                    self.hand_over(a, copy);
-                    self.hand_over(b, g);
-                } else {
-                    self.hand_over(a.or(b), g);
-                }
-                return Ok(());
-            }
-            _ => {}
+            return Ok(());
         }
         let mut input_grads: Vec<Option<(usize, Vec<f32>)>> = Vec::with_capacity(sources.len());
         for &s in &sources {

@@ -1,11 +1,21 @@
 //! Architectures as graphs; names are readable and the same for the same configuration.
 
+mod architecture;
 mod build;
+mod lenet;
+mod mobilenet;
 mod resnet;
+mod resnet_deep;
 mod tcn;
+mod vgg;
 
+pub use architecture::{Architecture, UnknownArchitecture};
+pub use lenet::lenet;
+pub use mobilenet::mobilenet_v2;
 pub use resnet::{resnet20, resnet20_for};
+pub use resnet_deep::{Depth, resnet};
 pub use tcn::{TcnConfig, tcn};
+pub use vgg::{Layers, vgg};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +40,18 @@ pub enum ZooError {
     /// A count that must be at least one is zero.
     #[error("`{0}` must be at least 1")]
     Zero(&'static str),
+    /// The network takes another kind of input.
+    #[error("{architecture} takes {want}, not {got:?}; {other} takes those")]
+    Input {
+        /// The network.
+        architecture: &'static str,
+        /// What it takes.
+        want: &'static str,
+        /// Shape found.
+        got: Vec<usize>,
+        /// A network that takes it.
+        other: &'static str,
+    },
     /// The network would have no block.
     #[error("`widths` is empty, at least one block is needed")]
     NoBlocks,

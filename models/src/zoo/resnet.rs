@@ -1,9 +1,9 @@
 //! Residual networks in their CIFAR form.
 
-use super::build::Builder;
+use super::build::{Builder, at_least_one};
 use super::{Norm, ZooError};
 use crate::graph::Graph;
-use crate::ops::{Conv2d, Op};
+use crate::ops::Op;
 
 /// Residual units per stage of the 20-layer network: 6n + 2 = 20.
 const UNITS: usize = 3;
@@ -36,27 +36,9 @@ pub fn resnet20(classes: usize, norm: Norm) -> Result<Graph, ZooError> {
 /// # Errors
 /// [`ZooError`] when `classes` or a dimension is 0 or norm groups do not divide 16, 32 and 64.
 pub fn resnet20_for(input: [usize; 3], classes: usize, norm: Norm) -> Result<Graph, ZooError> {
-    for (what, n) in [
-        ("classes", classes),
-        ("channels", input[0]),
-        ("height", input[1]),
-        ("width", input[2]),
-    ] {
-        if n == 0 {
-            return Err(ZooError::Zero(what));
-        }
-    }
+    at_least_one(input, classes)?;
     let mut builder = Builder::new(input.to_vec(), norm);
-    let stem = conv_norm(
-        &mut builder,
-        "stem",
-        "",
-        input[0],
-        WIDTHS[0],
-        3,
-        1,
-        Graph::INPUT,
-    )?;
+    let stem = builder.conv_norm("stem", "", [input[0], WIDTHS[0]], 3, 1, Graph::INPUT)?;
     let mut from = builder.node("stem.relu".into(), Op::Relu, &[&stem]);
     let mut channels = WIDTHS[0];
     for (stage, width) in (1..).zip(WIDTHS) {
@@ -80,42 +62,17 @@ fn residual_unit(
 ) -> Result<String, ZooError> {
     let changes = channels != width;
     let stride = if changes { 2 } else { 1 };
-    let first = conv_norm(builder, prefix, "1", channels, width, 3, stride, from)?;
+    let first = builder.conv_norm(prefix, "1", [channels, width], 3, stride, from)?;
     let first = builder.node(format!("{prefix}.relu1"), Op::Relu, &[&first]);
-    let second = conv_norm(builder, prefix, "2", width, width, 3, 1, &first)?;
+    let second = builder.conv_norm(prefix, "2", [width; 2], 3, 1, &first)?;
     let shortcut = if changes {
         let name = format!("{prefix}.shortcut");
-        conv_norm(builder, &name, "", channels, width, 1, stride, from)?
+        builder.conv_norm(&name, "", [channels, width], 1, stride, from)?
     } else {
         from.to_owned()
     };
     let add = builder.node(format!("{prefix}.add"), Op::Add, &[&second, &shortcut]);
     Ok(builder.node(format!("{prefix}.relu2"), Op::Relu, &[&add]))
-}
-
-/// A square convolution without bias and its norm.
-fn conv_norm(
-    builder: &mut Builder,
-    prefix: &str,
-    number: &str,
-    in_channels: usize,
-    out_channels: usize,
-    kernel: usize,
-    stride: usize,
-    from: &str,
-) -> Result<String, ZooError> {
-    let conv = Op::Conv2d(Conv2d {
-        in_channels,
-        out_channels,
-        kernel: [kernel; 2],
-        stride: [stride; 2],
-        padding: [kernel / 2; 2],
-        dilation: [1; 2],
-        groups: 1,
-        bias: false,
-    });
-    let conv = builder.node(format!("{prefix}.conv{number}"), conv, &[from]);
-    builder.norm(format!("{prefix}.norm{number}"), out_channels, &conv)
 }
 
 #[cfg(test)]

@@ -235,6 +235,7 @@ pub(crate) fn apply(
             affine(&h, &params[0], &params[1])
         }
         Op::Relu => x.relu(),
+        Op::Relu6 => x.clamp(0.0, 6.0),
         Op::MaxPool1d(p) | Op::AvgPool1d(p) => {
             let s = flat(p.kernel, p.stride, p.padding, 1);
             let is_max = matches!(op, Op::MaxPool1d(_));
