@@ -8,6 +8,7 @@ use lamplight_agent::{
     source::{SourceError, SpecError},
 };
 use lamplight_coordinator::release::VerifyFailure;
+use lamplight_models::zoo::ZooError;
 use lamplight_proto::{
     envelope::VerifyError,
     keys::KeyError,
@@ -168,6 +169,7 @@ fn about_refusal(reason: Reason) -> Option<&'static str> {
 fn advises(error: &anyhow::Error) -> bool {
     find::<SourceError>(error).is_some()
         || find::<SpecError>(error).is_some()
+        || find::<ZooError>(error).is_some()
         || find::<ContextError>(error).is_some()
         || find::<HomeError>(error).is_some()
         || find::<AgentError>(error).is_some()
