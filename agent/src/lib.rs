@@ -14,8 +14,8 @@
 //! survives a power cut), [`link`] (the coordinator, seen from here), [`pull`] (the base model),
 //! [`learn`] (one task), [`source`] (sensor data), [`limits`] (what the node's owner allows), [`run`]
 //! (the loop over all of these), [`enrol`], [`token_file`] (how a node joins), [`dir`], [`home`],
-//! [`lock`] (its directory), [`settings`] (what its owner writes), [`doctor`] (what is wrong), [`stop`],
-//! [`cli`].
+//! [`lock`] (its directory), [`settings`] (what its owner writes), [`doctor`] (what is wrong), [`mod@bench`]
+//! (how fast it is), [`stop`], [`cli`].
 //!
 //! Invariants:
 //! - A phase is on disk before anything is done about it; doing it again harms nothing.
@@ -24,6 +24,7 @@
 //! - Samples never leave: only deltas, metrics and reasons do.
 //! - An idle agent holds neither model nor samples in memory.
 
+pub mod bench;
 pub mod cli;
 pub mod dir;
 pub mod doctor;

@@ -79,7 +79,12 @@ impl Limits {
     ///
     /// # Errors
     /// [`Beyond`], saying what is too much.
-    pub fn allow(&self, offer: &RoundOffer, has_base: bool, has_meter: bool) -> Result<(), Beyond> {
+    pub fn allow(
+        &self,
+        offer: &RoundOffer,
+        has_base: bool,
+        has_meter: impl FnOnce() -> bool,
+    ) -> Result<(), Beyond> {
         if let Some(models) = &self.models
             && !models.contains(&offer.model)
         {
@@ -96,7 +101,7 @@ impl Limits {
         if !bounds.hours.ever() {
             return Err(Beyond::Never(bounds.hours));
         }
-        if bounds.energy_joules.is_some() && !has_meter {
+        if bounds.energy_joules.is_some() && !has_meter() {
             return Err(Beyond::NoMeter);
         }
         Ok(())

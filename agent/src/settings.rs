@@ -9,7 +9,7 @@
 
 use std::{ffi::OsString, fmt, path::Path, path::PathBuf};
 
-use lamplight_models::lane::LaneKind;
+use lamplight_models::{lane::LaneKind, train::Precision};
 use lamplight_proto::{
     budget::{Budget, DailyWindow, MAX_WINDOWS},
     ids::{Label, ModelName},
@@ -45,6 +45,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("source.spec", "--source"),
     ("training.device", "--device"),
     ("training.threads", "--threads"),
+    ("training.precision", "--precision"),
     ("training.checkpoint_seconds", "--checkpoint-seconds"),
 ];
 
@@ -92,6 +93,8 @@ pub struct Training {
     /// Threads of the CPU.
     #[serde(deserialize_with = "within::<_, _, 1, 1024>")]
     pub threads: u16,
+    /// In which numbers steps calculate.
+    pub precision: Precision,
     /// How often training is saved.
     pub checkpoint_seconds: u32,
 }
@@ -139,6 +142,9 @@ impl Default for Training {
         Self {
             device: LaneKind::Cpu,
             threads: 1,
+            // Not `auto`: nodes with other processors would train in other numbers, and what a fleet
+            // learns should not hang on who built its nodes. Owners who know theirs choose.
+            precision: Precision::F32,
             checkpoint_seconds: 60,
         }
     }
@@ -200,6 +206,8 @@ pub struct Flags {
     pub device: Option<LaneKind>,
     /// `--threads`
     pub threads: Option<u16>,
+    /// `--precision`
+    pub precision: Option<Precision>,
     /// `--checkpoint-seconds`
     pub checkpoint_seconds: Option<u32>,
 }
@@ -253,6 +261,7 @@ impl Loaded {
         document.over_flag("source.spec", flags.source.as_ref());
         document.over_flag("training.device", flags.device);
         document.over_flag("training.threads", flags.threads);
+        document.over_flag("training.precision", flags.precision);
         document.over_flag("training.checkpoint_seconds", flags.checkpoint_seconds);
         let mut settings: Settings = document.read()?;
         // As given: a path need not be text.

@@ -13,7 +13,7 @@ use lamplight_models::{
     model::{Model, ModelInfo},
     ops::NormMode,
     samples::Samples,
-    train::{Augment, OptimizerConfig, Schedule, TrainConfig, Trainer, evaluate},
+    train::{Augment, OptimizerConfig, Precision, Schedule, TrainConfig, Trainer, evaluate},
     zoo::{Architecture, Norm},
 };
 
@@ -123,6 +123,7 @@ pub(crate) fn pretrain(
         schedule: Schedule::Cosine,
         norm_mode: NormMode::Train,
         augment: Augment::rotating(recipe.rotate_deg, &source.channels),
+        precision: Precision::default(),
         seed: recipe.seed,
     };
     train(model, config, samples, recipe.threads, bar)

@@ -1,6 +1,8 @@
 //! How the command line feels: exit codes, errors that name the remedy. Help is compared in
 //! `src/snapshots.rs`.
 
+mod schema;
+
 use std::process::{Command, Output};
 
 fn lamplight(arguments: &[&str]) -> Output {
@@ -17,6 +19,20 @@ fn lamplight(arguments: &[&str]) -> Output {
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs an agent of a coordinator that nobody is.
+fn run_agent(node: &str) -> [&str; 8] {
+    [
+        "agent",
+        "run",
+        "--dir",
+        node,
+        "--coordinator",
+        "localhost:1",
+        "--source",
+        "builtin:post?post=1",
+    ]
 }
 
 #[test]
@@ -113,16 +129,7 @@ fn a_database_that_a_newer_program_wrote_is_refused_and_left_alone() {
     let node = dir.path().join("node").display().to_string();
     assert!(lamplight(&["init", "--dir", &fleet]).status.success());
     let run_coordinator = ["coordinator", "run", "--dir", &fleet];
-    let run_agent = [
-        "agent",
-        "run",
-        "--dir",
-        &node,
-        "--coordinator",
-        "localhost:1",
-        "--source",
-        "builtin:post?post=1",
-    ];
+    let run_agent = run_agent(&node);
     // Makes its database, then says that it is not enrolled.
     assert_eq!(lamplight(&run_agent).status.code(), Some(1));
     for (database, run) in [
@@ -251,18 +258,8 @@ fn a_quiet_command_says_warnings_and_errors_whatever_the_filter() {
     let dir = tempfile::tempdir().expect("temp dir");
     let node = dir.path().join("node").display().to_string();
     let said = |flag: &[&str]| {
-        let run = [
-            "agent",
-            "run",
-            "--dir",
-            &node,
-            "--coordinator",
-            "localhost:1",
-            "--source",
-            "builtin:post?post=1",
-        ];
         let output = Command::new(env!("CARGO_BIN_EXE_lamplight"))
-            .args([&run[..], flag].concat())
+            .args([&run_agent(&node)[..], flag].concat())
             .env("LAMPLIGHT_LOG", "info")
             .output()
             .expect("the program starts");
@@ -383,4 +380,56 @@ fn an_empty_variable_counts_as_not_set() {
     let output = with(&["init"], &["LAMPLIGHT_COORDINATOR_DIR"]);
     assert!(stderr(&output).contains("--dir"), "{}", stderr(&output));
     assert!(!output.status.success());
+}
+
+#[test]
+fn a_bench_beside_candle_prints_what_its_schema_says() {
+    let output = lamplight(&[
+        "agent",
+        "bench",
+        "infer",
+        "--model",
+        "lenet",
+        "--batch",
+        "1",
+        "--threads",
+        "1",
+        "--repeats",
+        "7",
+        "--against",
+        "candle",
+        "--json",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    schema::check("agent bench infer", &report);
+    assert_eq!(report["rival"], "candle");
+}
+
+#[test]
+fn layers_are_timed_one_by_one_beside_what_the_machine_could_do() {
+    let words = "agent bench layers --model lenet --batch 1 --threads 1 --repeats 7 --json";
+    let output = lamplight(&words.split(' ').collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    schema::check("agent bench layers", &report);
+    assert_eq!(report["layers"].as_array().map(Vec::len), Some(5));
+}
+
+#[test]
+fn a_bench_that_cannot_be_is_refused_with_what_to_do() {
+    let output = lamplight(&[
+        "agent",
+        "bench",
+        "step",
+        "--model",
+        "tcn",
+        "--against",
+        "candle",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("refused: candle cannot train tcn"), "{said}");
+    assert!(said.contains("--against pytorch"), "{said}");
 }

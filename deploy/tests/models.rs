@@ -285,6 +285,7 @@ async fn node(dir: &Path, address: &Address, operator: &mut Operator) -> stop::S
         source: Arc::new(|_| Ok(Box::new(Street))),
         device: LaneKind::Cpu,
         threads: 1,
+        precision: Default::default(),
         checkpoint_every: Duration::from_secs(60),
         report_every: Duration::from_millis(100),
         limits: Default::default(),

@@ -12,7 +12,7 @@ use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 
-use desk::{Desk, text};
+use desk::{Desk, Town, text};
 
 #[test]
 fn an_operators_day() {
@@ -29,28 +29,13 @@ fn an_operators_day() {
 
     // A deployment, known by name.
     let fleet = desk.path("fleet");
-    let made = desk.json(1, &["init", "--dir", &fleet, "--deployment", "town"]);
-    let identity = made["operator_identity"].as_str().unwrap();
-    let listen = [
-        "coordinator",
-        "run",
-        "--dir",
-        &fleet,
-        "--listen",
-        "127.0.0.1:0",
-    ];
-    let (coordinator, serving) = desk.start(2, &listen);
-    let address = serving["address"].as_str().unwrap();
-    let add = [
-        "context",
-        "add",
-        "town",
-        "--coordinator",
+    let Town {
+        coordinator,
         address,
-        "--identity",
         identity,
-    ];
-    assert_eq!(desk.json(2, &add)["in_use"], true);
+        release_key,
+    } = desk.town();
+    let (address, identity) = (address.as_str(), identity.as_str());
     desk.json(2, &["context", "show"]);
     desk.done(&[
         "context",
@@ -165,7 +150,7 @@ fn an_operators_day() {
     // What came of it.
     let releases = desk.json(2, &["release", "list", "--model", "post"]);
     assert_eq!(releases.as_array().unwrap().len(), 2);
-    let key = made["release_key"].as_str().unwrap();
+    let key = release_key.as_str();
     desk.json(2, &["release", "show", "--model", "post", "--key", key]);
     desk.json(2, &["release", "verify", "--dir", &fleet]);
 

@@ -16,33 +16,15 @@ use std::{env, fs, path::Path};
 
 use serde_json::Value;
 
-use desk::{Desk, Process};
+use desk::{Desk, Process, Town};
 
 /// A coordinator with the model `post`, known as the context in use, and a node that trains.
 fn fleet(desk: &Desk) -> (Process, Process) {
-    let dir = desk.path("fleet");
-    let made = desk.json(1, &["init", "--dir", &dir, "--deployment", "town"]);
-    let identity = made["operator_identity"].as_str().unwrap();
-    let listen = [
-        "coordinator",
-        "run",
-        "--dir",
-        &dir,
-        "--listen",
-        "127.0.0.1:0",
-    ];
-    let (coordinator, serving) = desk.start(2, &listen);
-    let address = serving["address"].as_str().unwrap();
-    let add = [
-        "context",
-        "add",
-        "town",
-        "--coordinator",
+    let Town {
+        coordinator,
         address,
-        "--identity",
-        identity,
-    ];
-    desk.done(&add);
+        ..
+    } = desk.town();
     let file = desk.path("post.gguf");
     let source = "builtin:post?post=cloud&train=60&held_out=30";
     desk.done(&[
@@ -59,7 +41,7 @@ fn fleet(desk: &Desk) -> (Process, Process) {
         "--dir",
         &node,
         "--coordinator",
-        address,
+        &address,
         "--token-file",
         &token,
         "--name",

@@ -12,7 +12,7 @@
 //! Reading order: [`graph`] (the data), [`ops`] (what a node does), [`kernel`] (its loops), [`lane`]
 //! (where its matrix products run), [`model`] (graph + parameters + what goes in and comes out),
 //! [`image`] (how an image becomes an input), [`samples`] (labelled windows), [`train`] (a step on
-//! one screen), [`quant`] (GGUF), [`delta`] (what leaves a node), [`container`] (their file form),
+//! one screen), [`layers`] (its products one by one), [`quant`] (GGUF), [`delta`] (what leaves a node), [`container`] (their file form),
 //! [`zoo`].
 //!
 //! Invariants: no network, no SQL, no clock, no async here; `unsafe` only in `kernel`.
@@ -23,6 +23,7 @@ pub mod graph;
 pub mod image;
 pub mod kernel;
 pub mod lane;
+pub mod layers;
 pub mod model;
 pub mod ops;
 pub mod quant;

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use lamplight_models::graph::{Checked, Graph};
 use lamplight_models::lane::{CandleLane, CpuLane, Lane};
 use lamplight_models::ops::{
-    BatchNorm, Conv1d, Conv2d, GroupNorm, Linear, NormMode, Op, ParamRole, Pool2d,
+    BatchNorm, Conv1d, Conv2d, GroupNorm, Gru, GruOutput, Linear, NormMode, Op, ParamRole, Pool2d,
     softmax_cross_entropy,
 };
 use lamplight_models::train::{Executor, ParamSet};
@@ -83,6 +83,35 @@ fn residual() -> Graph {
         node("head", linear(6 * 2, 3), &["flat"]),
     ];
     graph(&[2, 11, 8], nodes, "head")
+}
+
+/// A convolution, then two recurrent layers on top of each other.
+fn recurrent() -> Graph {
+    let conv = Op::Conv1d(Conv1d {
+        in_channels: 3,
+        out_channels: 5,
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+        dilation: 1,
+        groups: 1,
+        bias: true,
+    });
+    let gru = |input, hidden, output| {
+        Op::Gru(Gru {
+            input,
+            hidden,
+            output,
+        })
+    };
+    let nodes = vec![
+        node("conv", conv, &["input"]),
+        node("relu", Op::Relu, &["conv"]),
+        node("gru0", gru(5, 6, GruOutput::Sequence), &["relu"]),
+        node("gru1", gru(6, 7, GruOutput::Last), &["gru0"]),
+        node("head", linear(7, 3), &["gru1"]),
+    ];
+    graph(&[3, 15], nodes, "head")
 }
 
 fn parameters(checked: &Checked) -> Vec<(String, Vec<usize>, Vec<f32>)> {
@@ -195,6 +224,29 @@ fn a_residual_graph_agrees_with_autograd_in_every_mode() {
 }
 
 #[test]
+fn recurrent_layers_behind_a_convolution_agree_with_autograd() {
+    agrees_with_candle(&recurrent(), NormMode::Frozen);
+}
+
+#[test]
+fn states_of_a_sequence_that_others_read_too_gather_all_gradients() {
+    let gru = Op::Gru(Gru {
+        input: 4,
+        hidden: 4,
+        output: GruOutput::Sequence,
+    });
+    let nodes = vec![
+        node("gru", gru, &["input"]),
+        // The rectifier must not work in place on states that the adjoint still reads.
+        node("relu", Op::Relu, &["gru"]),
+        node("sum", Op::Add, &["relu", "input"]),
+        node("pool", Op::GlobalAvgPool, &["sum"]),
+        node("head", linear(4, 3), &["pool"]),
+    ];
+    agrees_with_candle(&graph(&[4, 9], nodes, "head"), NormMode::Eval);
+}
+
+#[test]
 fn a_value_read_many_times_gathers_all_its_gradients() {
     let nodes = vec![
         node("a", linear(5, 4), &["input"]),
@@ -222,13 +274,19 @@ fn a_residual_around_the_input_agrees() {
 
 #[test]
 fn gradients_asked_for_alone_are_those_of_the_full_walk() {
-    let checked = residual().check().expect("graph");
-    let all = all_but_statistics(&checked);
-    let lane = CpuLane::new(1);
-    for mode in [NormMode::Train, NormMode::Frozen] {
+    let of_residual = ["head.", "a2.", "stem.weight", ".bias", "_norm.weight"].as_slice();
+    let of_recurrent = ["head.", "gru1.weight_hh", "gru0.", "conv.", ".bias"].as_slice();
+    for (graph, mode, asked) in [
+        (residual(), NormMode::Train, of_residual),
+        (residual(), NormMode::Frozen, of_residual),
+        (recurrent(), NormMode::Frozen, of_recurrent),
+    ] {
+        let checked = graph.check().expect("graph");
+        let all = all_but_statistics(&checked);
+        let lane = CpuLane::new(1);
         let (_, full, _) = ours(&checked, &all, mode, &lane);
         let names: Vec<String> = checked.params().map(|(n, _)| n).collect();
-        for wanted in ["head.", "a2.", "stem.weight", ".bias", "_norm.weight"] {
+        for &wanted in asked {
             let only: Vec<bool> = names
                 .iter()
                 .zip(&all)
@@ -256,7 +314,46 @@ fn training_only_the_head_keeps_little() {
     let lane = CpuLane::new(1);
     let (_, _, full) = ours(&checked, &all, NormMode::Frozen, &lane);
     let (_, _, little) = ours(&checked, &head, NormMode::Frozen, &lane);
-    assert!(2 * little < full, "head only {little}, everything {full}");
+    // What is left is the largest value and its neighbour, and where maxima were.
+    assert!(
+        5 * little < 3 * full,
+        "head only {little}, everything {full}"
+    );
+}
+
+#[test]
+fn a_recurrent_layer_holds_one_state_a_step_and_nothing_while_it_only_answers() {
+    let gru = |output| {
+        Op::Gru(Gru {
+            input: 2,
+            hidden: 16,
+            output,
+        })
+    };
+    let (batch, states) = (4, 4 * 16 * 30 * size_of::<f32>());
+    for (output, of_output) in [
+        (GruOutput::Last, 4 * 16 * size_of::<f32>()),
+        (GruOutput::Sequence, states),
+    ] {
+        let nodes = vec![node("gru", gru(output), &["input"])];
+        let checked = graph(&[2, 30], nodes, "gru").check().expect("graph");
+        let params = param_set(&checked);
+        let x = noise(batch * 2 * 30, 1);
+        let lane = CpuLane::new(1);
+        let held = |trainable: bool, keep: bool| {
+            let mut executor = Executor::new(checked.clone(), &[trainable; 4], NormMode::Eval);
+            executor
+                .forward(&params, &x, batch, keep, &lane)
+                .expect("forward");
+            let least = executor.least_bytes() as usize * batch;
+            (least, executor.peak_bytes())
+        };
+        let saved = if output == GruOutput::Last { states } else { 0 };
+        assert_eq!(held(true, true), (states, of_output + saved));
+        // Nobody asks for what rests, nor for anything behind an answer.
+        assert_eq!(held(false, true), (of_output, of_output));
+        assert_eq!(held(false, false).1, of_output);
+    }
 }
 
 #[test]
@@ -324,14 +421,16 @@ fn an_adjoint_without_its_forward_is_refused() {
 
 #[test]
 fn a_candle_lane_computes_what_the_cpu_lane_does() {
-    let checked = residual().check().expect("graph");
-    let all = all_but_statistics(&checked);
-    let (y1, g1, _) = ours(&checked, &all, NormMode::Train, &CpuLane::new(1));
-    let candle = CandleLane::new(Device::Cpu);
-    let (y2, g2, _) = ours(&checked, &all, NormMode::Train, &candle);
-    let wide = |v: &[f32]| -> Vec<f64> { v.iter().map(|&v| f64::from(v)).collect() };
-    assert_close("logits", &y2, &wide(&y1), 1e-5);
-    for (i, (name, _)) in checked.params().enumerate() {
-        assert_close(&name, &g2[i], &wide(&g1[i]), 1e-4);
+    for graph in [residual(), recurrent()] {
+        let checked = graph.check().expect("graph");
+        let all = all_but_statistics(&checked);
+        let (y1, g1, _) = ours(&checked, &all, NormMode::Train, &CpuLane::new(1));
+        let candle = CandleLane::new(Device::Cpu, 1);
+        let (y2, g2, _) = ours(&checked, &all, NormMode::Train, &candle);
+        let wide = |v: &[f32]| -> Vec<f64> { v.iter().map(|&v| f64::from(v)).collect() };
+        assert_close("logits", &y2, &wide(&y1), 1e-5);
+        for (i, (name, _)) in checked.params().enumerate() {
+            assert_close(&name, &g2[i], &wide(&g1[i]), 1e-4);
+        }
     }
 }

@@ -1,14 +1,16 @@
-//! The loss, the norms and the optimizers against candle-nn, which was written by other people; the
+//! The loss, the norms, the recurrent layer and the optimizers against candle-nn, which was written by other people; the
 //! loss's gradient against central finite differences too.
 
 mod oracle;
 
+use std::collections::HashMap;
+
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::{Module as _, Optimizer as _};
+use candle_nn::{GRUConfig, Module as _, Optimizer as _, RNN as _, VarBuilder};
 use lamplight_models::lane::CpuLane;
 use lamplight_models::ops::{
-    BatchNorm, Forward, GroupNorm, NormMode, Op, Operand, ParamRole, Saved, Scratch,
-    softmax_cross_entropy,
+    BatchNorm, Forward, GroupNorm, Gru, GruOutput, NormMode, Op, Operand, ParamRole, Saved,
+    Scratch, softmax_cross_entropy,
 };
 use lamplight_models::train::{Optimizer, OptimizerConfig};
 use oracle::{assert_close, channels_last, channels_last_f32, leaf, noise};
@@ -67,15 +69,17 @@ fn the_loss_agrees_with_autograd_and_differences() {
     }
 }
 
-/// Runs a norm's forward in training mode over channels-last input.
-fn norm(op: &Op, shape: &[usize], x: &[f32], params: &[&[f32]]) -> (Vec<f32>, Saved) {
-    let mut output = vec![f32::NAN; x.len()];
+/// Runs an operator's forward in training mode over channels-last input.
+fn run(op: &Op, shape: &[usize], x: &[f32], params: &[&[f32]]) -> (Vec<f32>, Saved) {
+    let out = op.output_shape(&[&shape.to_vec()]).expect("a valid shape");
+    let mut output = vec![f32::NAN; BATCH * out.iter().product::<usize>()];
     let mut saved = Saved::default();
     op.forward(Forward {
         batch: BATCH,
         inputs: &[Operand { shape, data: x }],
         params,
         mode: NormMode::Train,
+        keep: true,
         output: &mut output,
         saved: &mut saved,
         scratch: &mut Scratch::default(),
@@ -111,7 +115,7 @@ fn batch_norm_and_its_running_statistics_agree() {
         .expect("oracle");
 
     let x = channels_last_f32(&x, BATCH, &shape);
-    let (output, saved) = norm(&op, &shape, &x, &params);
+    let (output, saved) = run(&op, &shape, &x, &params);
     assert_close("output", &output, &channels_last(&want), 1e-5);
     let next = op.next_statistics(BATCH, &shape, &params, &saved);
     let places: Vec<usize> = next.iter().map(|(place, _)| *place).collect();
@@ -137,9 +141,47 @@ fn group_norm_agrees() {
             .and_then(|n| n.forward(&tensor(&x, &[BATCH, 6, 7])))
             .expect("oracle");
         let x = channels_last_f32(&x, BATCH, &shape);
-        let (output, _) = norm(&op, &shape, &x, &[&weight, &bias]);
+        let (output, _) = run(&op, &shape, &x, &[&weight, &bias]);
         assert_close("output", &output, &channels_last(&want), 1e-5);
     }
+}
+
+/// candle-nn takes its parameters by PyTorch's names.
+#[test]
+fn a_recurrent_layer_agrees() {
+    let (input, hidden, length) = (5, 7, 6);
+    let x = noise(BATCH * input * length, 1);
+    let op = |output| {
+        Op::Gru(Gru {
+            input,
+            hidden,
+            output,
+        })
+    };
+    let specs = op(GruOutput::Last).params();
+    let owned: Vec<Vec<f32>> = (2..)
+        .zip(&specs)
+        .map(|(salt, p)| noise(p.shape.iter().product(), salt))
+        .collect();
+    let named = specs.iter().zip(&owned);
+    let named: HashMap<String, Tensor> = named
+        .map(|(p, v)| (format!("{}_l0", p.suffix), tensor(v, &p.shape)))
+        .collect();
+    let builder = VarBuilder::from_tensors(named, DType::F64, &Device::Cpu);
+    let theirs = candle_nn::gru(input, hidden, GRUConfig::default(), builder).expect("layer");
+    // Theirs takes windows as `[batch, time, channels]`, ours the same numbers.
+    let states = theirs
+        .seq(&tensor(&x, &[BATCH, length, input]))
+        .expect("oracle");
+    let states: Vec<Tensor> = states.iter().map(|s| s.h().clone()).collect();
+
+    let params: Vec<&[f32]> = owned.iter().map(Vec::as_slice).collect();
+    let shape = [input, length];
+    let (got, _) = run(&op(GruOutput::Sequence), &shape, &x, &params);
+    let want = Tensor::stack(&states, 1).expect("a sequence");
+    assert_close("sequence", &got, &numbers(&want), 1e-5);
+    let (got, _) = run(&op(GruOutput::Last), &shape, &x, &params);
+    assert_close("last", &got, &numbers(&states[length - 1]), 1e-5);
 }
 
 /// Steps both optimizers over the same changing gradients and compares every position on the way.

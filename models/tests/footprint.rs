@@ -9,7 +9,7 @@ use lamplight_models::{
     ops::NormMode,
     samples::Samples,
     train::{Footprint, OptimizerConfig, TrainConfig, Trainable, Trainer},
-    zoo::{Norm, TcnConfig, tcn},
+    zoo::{GruConfig, Norm, TcnConfig, gru, tcn},
 };
 
 const CHANNELS: usize = 3;
@@ -29,6 +29,19 @@ fn model() -> Model {
         ..ModelInfo::default()
     };
     Model::init(tcn(&config).expect("a graph"), info, 1).expect("a model")
+}
+
+/// The same for a recurrent net of so many layers.
+fn recurrent(layers: usize) -> Model {
+    let config = GruConfig {
+        layers,
+        ..GruConfig::new(CHANNELS, LENGTH, 4)
+    };
+    let info = ModelInfo {
+        architecture: "gru".into(),
+        ..model().info
+    };
+    Model::init(gru(&config).expect("a graph"), info, 1).expect("a model")
 }
 
 fn samples(n: usize) -> Samples {
@@ -56,21 +69,26 @@ fn config(batch: usize, trainable: Trainable) -> TrainConfig {
         schedule: Default::default(),
         norm_mode: NormMode::Train,
         augment: Default::default(),
+        precision: Default::default(),
         seed: 1,
     }
 }
 
 fn footprint(batch: usize, trainable: Trainable) -> (Footprint, usize) {
+    footprint_of(&model(), batch, trainable)
+}
+
+fn footprint_of(model: &Model, batch: usize, trainable: Trainable) -> (Footprint, usize) {
     let lane: Arc<dyn Lane> = Arc::new(CpuLane::new(1));
     let (train, config) = (samples(32), config(batch, trainable));
-    let foretold = Footprint::of(&model(), &config, &lane, &train, &samples(8)).expect("told");
-    let least = Footprint::least(&model(), &config, train.len(), 8).expect("told");
+    let foretold = Footprint::of(model, &config, &lane, &train, &samples(8)).expect("told");
+    let least = Footprint::least(model, &config, train.len(), 8).expect("told");
     assert!(least.total() <= foretold.total(), "{least:?} {foretold:?}");
     assert!(
         least.activations > foretold.activations / 4,
         "{least:?} {foretold:?}"
     );
-    let mut run = Trainer::new(model(), config, lane).expect("a run");
+    let mut run = Trainer::new(model.clone(), config, lane).expect("a run");
     run.epoch(&train, &mut |_| ControlFlow::Continue(()))
         .expect("trained");
     (foretold, run.peak_activation_bytes())
@@ -87,6 +105,22 @@ fn activations_are_foretold_to_within_a_quarter_and_never_too_low() {
                 (1.0..1.25).contains(&said),
                 "batch {batch}, {trainable}: {foretold:?}, {measured} measured"
             );
+        }
+    }
+}
+
+#[test]
+fn states_of_recurrent_layers_are_foretold() {
+    let state = (LENGTH * 64 * size_of::<f32>()) as u64;
+    for batch in [2, 32] {
+        for layers in [1, 2] {
+            let (foretold, measured) = footprint_of(&recurrent(layers), batch, Trainable::All);
+            let said = foretold.activations as f64 / measured as f64;
+            assert!((1.0..1.25).contains(&said), "{foretold:?}, {measured}");
+            // One state a step of each layer, and a gradient where one stands on another.
+            let values = (2 * layers - 1) as u64 * state * batch as u64;
+            let told = foretold.activations;
+            assert!(told >= values && told < values + values / 8, "{foretold:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use lamplight_models::model::{Model, ModelInfo, values};
 use lamplight_models::ops::ParamRole;
 use lamplight_models::quant::gguf::{self, GgufError};
 use lamplight_models::quant::requantize;
-use lamplight_models::zoo::{Norm, TcnConfig, resnet20, tcn};
+use lamplight_models::zoo::{GruConfig, Norm, TcnConfig, gru, resnet20, tcn};
 use proptest::prelude::*;
 
 fn info(architecture: &str, channels: usize, classes: usize) -> ModelInfo {
@@ -33,6 +33,15 @@ fn tcn_model(seed: u64, norm: Norm) -> Model {
         seed,
     )
     .expect("a valid model")
+}
+
+fn gru_model(seed: u64) -> Model {
+    let config = GruConfig {
+        layers: 2,
+        ..GruConfig::new(6, 128, 6)
+    };
+    let graph = gru(&config).expect("a valid configuration");
+    Model::init(graph, info("gru", 6, 6), seed).expect("a valid model")
 }
 
 /// A file of a few kilobytes, so that tests may touch each of its bytes.
@@ -82,6 +91,7 @@ fn a_file_read_and_written_again_has_the_same_bytes() {
     let models = [
         tcn_model(1, Norm::Batch),
         tcn_model(2, Norm::Group { groups: 8 }),
+        gru_model(4),
         Model::init(resnet, images, 3).unwrap(),
         image_model(Resize::ShortestSide(40), ValueRange::Unit),
         image_model(Resize::Stretch, ValueRange::Byte),
@@ -118,29 +128,30 @@ fn a_quantized_model_is_a_quarter_of_its_f32_size() {
 
 #[test]
 fn candle_reads_the_same_values() {
-    let model = tcn_model(4, Norm::Batch);
-    let out = requantize(&model).unwrap();
-    let mut reader = Cursor::new(&out.bytes);
-    let content = gguf_file::Content::read(&mut reader).unwrap();
-    assert_eq!(content.tensor_infos.len(), model.params.len());
-    for (name, spec) in model.roles() {
-        let tensor = content.tensor(&mut reader, &name, &Device::Cpu).unwrap();
-        let mut tensor = tensor.dequantize(&Device::Cpu).unwrap();
-        if spec.role == ParamRole::Weight {
-            let columns: usize = spec.shape[1..].iter().product();
-            tensor = tensor.narrow(1, 0, columns).unwrap();
+    for model in [tcn_model(4, Norm::Batch), gru_model(5)] {
+        let out = requantize(&model).unwrap();
+        let mut reader = Cursor::new(&out.bytes);
+        let content = gguf_file::Content::read(&mut reader).unwrap();
+        assert_eq!(content.tensor_infos.len(), model.params.len());
+        for (name, spec) in model.roles() {
+            let tensor = content.tensor(&mut reader, &name, &Device::Cpu).unwrap();
+            let mut tensor = tensor.dequantize(&Device::Cpu).unwrap();
+            if spec.role == ParamRole::Weight {
+                let columns: usize = spec.shape[1..].iter().product();
+                tensor = tensor.narrow(1, 0, columns).unwrap();
+            }
+            let tensor = tensor.contiguous().unwrap().flatten_all().unwrap();
+            let theirs: Vec<u32> = tensor
+                .to_vec1::<f32>()
+                .unwrap()
+                .iter()
+                .map(|v| v.to_bits())
+                .collect();
+            assert_eq!(theirs, bits(&out.model, &name), "`{name}`");
         }
-        let tensor = tensor.contiguous().unwrap().flatten_all().unwrap();
-        let theirs: Vec<u32> = tensor
-            .to_vec1::<f32>()
-            .unwrap()
-            .iter()
-            .map(|v| v.to_bits())
-            .collect();
-        assert_eq!(theirs, bits(&out.model, &name), "`{name}`");
+        let classes = content.metadata["lamplight.classes"].to_vec().unwrap();
+        assert_eq!(classes[5].to_string().unwrap(), "class 5");
     }
-    let classes = content.metadata["lamplight.classes"].to_vec().unwrap();
-    assert_eq!(classes[5].to_string().unwrap(), "class 5");
 }
 
 #[test]

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use lamplight_models::lane::{CpuLane, Lane};
 use lamplight_models::model::Model;
-use lamplight_models::ops::NormMode;
+use lamplight_models::ops::{BatchNorm, Linear, NormMode, Op};
 use lamplight_models::train::{
-    Augment, CheckpointError, EpochReport, OptimizerConfig, TrainConfig, TrainError, Trainer,
-    evaluate, predict,
+    Augment, CheckpointError, EpochReport, OptimizerConfig, Precision, TrainConfig, TrainError,
+    Trainer, evaluate, predict,
 };
 use oracle::runs::{adamw, config, cpu, model, numbers, on, samples, sgd, small, train};
+use oracle::{graph, node};
 
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
@@ -170,6 +171,20 @@ fn hostile_or_foreign_bytes_are_refused() {
         "{e}"
     );
 
+    // What `auto` settles on is what the run was saved with.
+    let auto = TrainConfig {
+        precision: Precision::Auto,
+        ..config.clone()
+    };
+    let again = Trainer::resume(model(small(true)), auto, cpu(), &saved).expect("resumed");
+    assert_eq!(again.config(), &config);
+    assert_eq!(
+        Trainer::precision_of(&saved).expect("saved"),
+        config.precision
+    );
+    let cut = Trainer::precision_of(&saved[..saved.len() / 2]).expect_err("cut");
+    assert!(is(&cut, |c| matches!(c, CheckpointError::File(_))), "{cut}");
+
     let other = TrainConfig {
         seed: 43,
         ..config.clone()
@@ -252,8 +267,26 @@ fn misfits_are_refused_with_both_values() {
         refuse(m(), c),
         "training settings: batch must be at least 1"
     );
-    let c = TrainConfig { batch: 1, ..good() };
-    assert!(refuse(m(), c).contains("at least 2"));
+    // One sample has statistics where it has several positions, else not.
+    let alone = || TrainConfig { batch: 1, ..good() };
+    assert!(Trainer::new(m(), alone(), cpu()).is_ok());
+    let norm = BatchNorm {
+        channels: 6 * 16,
+        eps: 1e-5,
+        momentum: 0.1,
+    };
+    let head = Linear {
+        in_features: 6 * 16,
+        out_features: 3,
+        bias: true,
+    };
+    let nodes = vec![
+        node("flat", Op::Flatten, &["input"]),
+        node("norm", Op::BatchNorm(norm), &["flat"]),
+        node("head", Op::Linear(head), &["norm"]),
+    ];
+    let single = model(graph(&[6, 16], nodes, "head"));
+    assert!(refuse(single, alone()).contains("at least 2"));
     let c = TrainConfig {
         clip_norm: Some(f32::NAN),
         ..good()
@@ -326,5 +359,12 @@ fn settings_survive_json() {
     let c: TrainConfig = serde_json::from_str(short).expect("json");
     assert_eq!(c.norm_mode, NormMode::Frozen);
     assert!(c.augment.is_none() && c.clip_norm.is_none());
+    // Precision came later: the usual one is not mentioned, so older programs read what is saved.
+    assert_eq!(c.precision, Precision::F32);
+    assert!(
+        !serde_json::to_string(&c)
+            .expect("json")
+            .contains("precision")
+    );
     assert!(serde_json::from_str::<TrainConfig>(&short.replace("seed", "sead")).is_err());
 }

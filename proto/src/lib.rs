@@ -20,6 +20,7 @@ pub mod bounds;
 pub mod budget;
 pub mod cause;
 pub mod chunk;
+pub mod console;
 pub mod delta;
 pub mod doctor;
 pub mod envelope;

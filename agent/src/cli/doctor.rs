@@ -6,10 +6,10 @@ use std::{
 };
 
 use clap::Args as ClapArgs;
-use lamplight_models::lane::LaneKind;
-use lamplight_proto::{doctor::ThisMachine, settings::Log};
+use lamplight_models::{lane::LaneKind, train::Precision};
+use lamplight_proto::{console::Format, doctor::ThisMachine, settings::Log};
 
-use super::{Joining, output::Format};
+use super::Joining;
 use crate::{doctor, settings::Flags, source::SourceSpec};
 
 pub(super) const HELP: &str = "Example:\n  \
@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Where matrix products run: cpu, cuda or metal
     #[arg(long, value_name = "DEVICE")]
     device: Option<LaneKind>,
+    /// In which numbers training calculates: f32, bf16 or auto
+    #[arg(long, value_name = "P")]
+    precision: Option<Precision>,
     #[command(flatten)]
     format: Format,
 }
@@ -42,6 +45,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         source: args.source,
         threads: args.threads,
         device: args.device,
+        precision: args.precision,
         ..args.joining.flags()
     });
     let report = doctor::examine(loaded, &ThisMachine).await;

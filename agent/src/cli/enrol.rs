@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
-use lamplight_proto::{settings::unless_empty, token::JoinToken};
+use lamplight_proto::{console::Format, settings::unless_empty, token::JoinToken};
 
-use super::{Joining, Lacking, introduce, join, output::Format};
+use super::{Joining, Lacking, introduce, join};
 use crate::{home::Home, token_file};
 
 pub(super) const HELP: &str = "Example:\n  \

@@ -1,9 +1,9 @@
 //! The command line, one command a file. Results go to stdout, logs to stderr.
 
+mod bench;
 mod config;
 mod doctor;
 mod enrol;
-mod output;
 mod run;
 mod status;
 
@@ -15,9 +15,10 @@ use std::{
 
 use clap::{Args as ClapArgs, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use lamplight_proto::{
+    console::last_word,
     ids::{Deployment, Label, NodeId},
     keys::SigningKey,
-    settings::{Log, SettingsError, USUAL_FILTER, unless_empty},
+    settings::{SettingsError, unless_empty},
     tls::Address,
     token::JoinToken,
 };
@@ -25,6 +26,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
+    bench::BenchError,
     enrol::{EnrolError, Enrolled},
     home::{Home, HomeError},
     link::{LinkError, grpc},
@@ -34,11 +36,6 @@ use crate::{
     store::StoreError,
     token_file::TokenFileError,
 };
-
-/// Something was refused: by the coordinator, or by what is on disk or in the configuration.
-const REFUSED: u8 = 1;
-/// Something failed.
-const FAILED: u8 = 2;
 
 /// The sensor node's program.
 #[derive(Debug, Parser)]
@@ -65,6 +62,9 @@ enum Command {
     /// Look for what is wrong with this node: clock, disk, keys, network, memory, device, data
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::Args),
+    /// Time training and inference on this machine, also beside candle or PyTorch
+    #[command(subcommand, after_help = bench::HELP)]
+    Bench(bench::Command),
 }
 
 /// Which file of configuration.
@@ -146,9 +146,13 @@ pub fn main() -> ExitCode {
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(e) => return failed(&anyhow::anyhow!("the async runtime did not start: {e}")),
+        Err(e) => {
+            return last_word(&format_args!("the async runtime did not start: {e}"), false);
+        }
     };
-    let code = runtime.block_on(run(args)).unwrap_or_else(|e| failed(&e));
+    let code = runtime
+        .block_on(run(args))
+        .unwrap_or_else(|e| last_word(&e, is_refusal(&e)));
     // A thread that outlives the grace must not hold the process.
     runtime.shutdown_background();
     code
@@ -165,23 +169,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Status(a) => status::run(&a),
         Command::Config(c) => config::run(&c),
         Command::Doctor(a) => doctor::run(a).await,
+        Command::Bench(c) => bench::run(&c),
     }
-}
-
-/// The last word of a program that ends: it is for people, whatever the log level.
-fn failed(e: &anyhow::Error) -> ExitCode {
-    let (kind, code) = if is_refusal(e) {
-        ("refused", REFUSED)
-    } else {
-        ("error", FAILED)
-    };
-    let _ = writeln!(io::stderr().lock(), "{kind}: {e:#}");
-    ExitCode::from(code)
-}
-
-/// Logs of a command that reads no `[log]`.
-fn usual_logs(quiet: bool) {
-    Log::usual(USUAL_FILTER).start_with(quiet);
 }
 
 /// Whether somebody said no, as against something breaking: the coordinator, or this program about what
@@ -201,7 +190,8 @@ pub fn is_refusal(e: &anyhow::Error) -> bool {
         ) || matches!(
             cause.downcast_ref::<HomeError>(),
             Some(HomeError::Lock(LockError::Taken(_)) | HomeError::Store(StoreError::Newer { .. }))
-        ) || cause.is::<SettingsError>()
+        ) || (cause.downcast_ref::<BenchError>()).is_some_and(BenchError::is_refusal)
+            || cause.is::<SettingsError>()
             || cause.is::<TokenFileError>()
             || cause.is::<Lacking>()
     })
@@ -289,6 +279,8 @@ mod tests {
                 "a run --dir d --coordinator h:1 --source builtin:post?post=1 --device tpu",
                 "tpu",
             ),
+            ("a run --dir d --precision f16", "f32, bf16, auto"),
+            ("a doctor --dir d --precision half", "f32, bf16, auto"),
             (
                 "a run --dir d --coordinator h:1 --source builtin:post?post=1 --threads 0",
                 "0",

@@ -4,10 +4,13 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
-use lamplight_models::lane::LaneKind;
-use lamplight_proto::tls::Identity;
+use lamplight_models::{lane::LaneKind, train::Precision};
+use lamplight_proto::{
+    console::{FAILED, Quiet},
+    tls::Identity,
+};
 
-use super::{FAILED, Joining, introduce, join, output::Quiet};
+use super::{Joining, introduce, join};
 use crate::{
     enrol::{self, Enrolled},
     home::Home,
@@ -41,6 +44,9 @@ pub(super) struct Args {
     /// Where matrix products run: cpu, cuda or metal [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<LaneKind>,
+    /// In which numbers training calculates: f32, bf16 or auto [default: f32]
+    #[arg(long, value_name = "P")]
+    precision: Option<Precision>,
     /// Training is saved this often, and at the end of every epoch; a power cut costs at most this
     /// [default: 60]
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..))]
@@ -60,6 +66,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         source: args.source,
         threads: args.threads,
         device: args.device,
+        precision: args.precision,
         checkpoint_seconds: args.checkpoint_seconds,
         grace_seconds: args.grace_seconds,
         ..args.joining.flags()
@@ -128,6 +135,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         source: Arc::new(move |image| source.open_for(image)),
         device,
         threads: usize::from(threads),
+        precision: settings.training.precision,
         checkpoint_every: Duration::from_secs(u64::from(settings.training.checkpoint_seconds)),
         report_every: Duration::from_millis(500),
         limits: loaded.limits(),

@@ -7,8 +7,9 @@ use std::{
 };
 
 use clap::Args as ClapArgs;
+use lamplight_proto::console::{Format, usual_logs};
 
-use super::{FileArg, Lacking, output::Format, usual_logs};
+use super::{FileArg, Lacking};
 use crate::{
     dir::NodeDir,
     settings::Flags,
@@ -88,8 +89,9 @@ fn text(s: &Status) -> String {
             .reason
             .as_ref()
             .map_or_else(String::new, |r| format!("  ({r})"));
+        let precision = (t.precision.as_ref()).map_or_else(String::new, |p| format!("  in {p}"));
         lines.push(format!(
-            "round {:<5} {} version {}  {}{accuracy}{reason}",
+            "round {:<5} {} version {}  {}{accuracy}{precision}{reason}",
             t.round,
             t.model,
             t.base_version,

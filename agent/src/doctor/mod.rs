@@ -88,14 +88,20 @@ pub async fn examine(loaded: Result<Loaded, SettingsError>, machine: &dyn Machin
         newest_model = newest;
     }
     let (limits, data) = (loaded.limits(), data.as_ref());
+    let keys = &loaded.settings.training;
+    let lane = training::lane(keys);
+    // Where the device does not open, that is the fault; what `auto` would be there is not known.
+    let opened = lane.as_deref().ok();
     findings.push(training::memory(
         machine,
         &limits,
+        opened.map_or(keys.precision, |lane| keys.precision.settled(lane)),
         newest_model.as_ref(),
         data,
     ));
     findings.push(training::energy(&limits));
-    findings.push(training::device(machine, &loaded.settings.training));
+    findings.push(training::device(machine, keys, &lane));
+    findings.extend(opened.map(|lane| training::precision(keys.precision, lane)));
     findings.extend(found);
     Report::of(findings)
 }

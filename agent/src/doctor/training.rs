@@ -3,15 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
 use lamplight_models::{
-    lane::{self, LaneKind},
+    lane::{self, Lane, LaneError, LaneKind},
     model::Model,
     ops::NormMode,
     quant::gguf,
-    train::{Augment, Footprint, OptimizerConfig, Schedule, TrainConfig, Trainable},
+    train::{Augment, Footprint, OptimizerConfig, Precision, Schedule, TrainConfig, Trainable},
 };
 use lamplight_proto::{
     doctor::{Finding, Machine, bytes, disk},
@@ -46,8 +47,8 @@ impl Newest {
         2 * self.file + 4 * self.model.parameter_count() as u64 * (3 * 2 + 1)
     }
 
-    /// Bytes that training holds, by the very count that a task's budget is judged by.
-    fn memory(&self, data: &Data) -> Result<u64, String> {
+    /// Bytes that training in these numbers holds, by the very count that a task's budget is judged by.
+    fn memory(&self, data: &Data, precision: Precision) -> Result<u64, String> {
         let lane = lane::open(LaneKind::Cpu, 1).map_err(|e| e.to_string())?;
         let usual = TrainConfig {
             epochs: 1,
@@ -65,6 +66,7 @@ impl Newest {
             trainable: Trainable::default(),
             norm_mode: NormMode::default(),
             augment: Augment::default(),
+            precision,
             seed: 0,
         };
         Footprint::of(&self.model, &usual, &lane, &data.train, &data.held_out)
@@ -151,6 +153,7 @@ pub(super) fn room(machine: &dyn Machine, dir: &Path, model: Option<&Newest>) ->
 pub(super) fn memory(
     machine: &dyn Machine,
     limits: &Limits,
+    precision: Precision,
     newest: Option<&Newest>,
     data: Option<&Data>,
 ) -> Finding {
@@ -180,7 +183,7 @@ pub(super) fn memory(
         None => format!("{has}, no budget is set"),
     };
     let need = match (newest, data) {
-        (Some(newest), Some(data)) => newest.memory(data),
+        (Some(newest), Some(data)) => newest.memory(data, precision),
         (None, _) => {
             return at_the_moment(
                 format!("{whose}; no model has been pulled yet"),
@@ -208,15 +211,20 @@ pub(super) fn memory(
         }
     };
     let says = format!(
-        "the newest model needs {} to train on this data (batches of {BATCH}); {whose}",
+        "the newest model needs {} to train in {precision} on this data (batches of {BATCH}); {whose}",
         bytes(need)
     );
     if need > budget.unwrap_or(total) {
-        return Finding::fault(
-            CHECK,
-            says,
-            "raise limits.memory_mib if the machine has more, or ask for tasks with smaller batches",
-        );
+        let remedy = match precision {
+            Precision::Bf16 => {
+                "raise limits.memory_mib if the machine has more, or ask for tasks with smaller batches"
+            }
+            _ => {
+                "raise limits.memory_mib if the machine has more, set training.precision to \"bf16\", in \
+                 which activations take half as much, or ask for tasks with smaller batches"
+            }
+        };
+        return Finding::fault(CHECK, says, remedy);
     }
     at_the_moment(says, Some(need), available)
 }
@@ -268,10 +276,14 @@ pub(super) fn energy(limits: &Limits) -> Finding {
 }
 
 /// Whether the device that is configured can be used.
-pub(super) fn device(machine: &dyn Machine, training: &Training) -> Finding {
+pub(super) fn device(
+    machine: &dyn Machine,
+    training: &Training,
+    lane: &Result<Arc<dyn Lane>, LaneError>,
+) -> Finding {
     const CHECK: &str = "accelerator";
     let (kind, threads) = (training.device, usize::from(training.threads));
-    if let Err(e) = lane::open(kind, threads) {
+    if let Err(e) = lane {
         return Finding::fault(
             CHECK,
             e.to_string(),
@@ -291,4 +303,73 @@ pub(super) fn device(machine: &dyn Machine, training: &Training) -> Finding {
         CHECK,
         format!("{kind} opens; {threads} of {processors} processor(s) are used"),
     )
+}
+
+/// The device that is configured, opened as training opens it.
+pub(super) fn lane(training: &Training) -> Result<Arc<dyn Lane>, LaneError> {
+    lane::open(training.device, usize::from(training.threads))
+}
+
+/// In which numbers this node trains, and whether its processor multiplies bfloat16. No choice is a
+/// fault: each trains everywhere, and what differs is time and memory.
+pub(super) fn precision(wanted: Precision, lane: &dyn Lane) -> Finding {
+    let isa = lane.host().isa();
+    let settled = match wanted {
+        Precision::Auto => format!("auto, which is {} here", wanted.settled(lane)),
+        _ => wanted.to_string(),
+    };
+    let multiplies = if isa.multiplies_bf16() {
+        "multiplies"
+    } else {
+        "does not multiply"
+    };
+    let saves = match Precision::Auto.settled(lane) {
+        Precision::Bf16 => "memory and time",
+        _ => "memory, but no time",
+    };
+    Finding::ok(
+        "precision",
+        format!(
+            "training.precision is {settled}; this processor {multiplies} bfloat16 ({isa}), so that \
+             bf16 saves {saves} on {}",
+            lane.kind()
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use lamplight_models::{
+        lane::CpuLane,
+        model::ModelInfo,
+        zoo::{TcnConfig, tcn},
+    };
+
+    use super::*;
+
+    #[test]
+    fn training_in_bf16_is_found_to_need_less() {
+        let source = "builtin:post?post=0&train=64&held_out=8";
+        let (_, data) = super::super::data::source(&source.parse().expect("a source"));
+        let data = data.expect("simulated");
+        let (channels, length) = (data.train.shape[0], data.train.shape[1]);
+        let classes = data.train.classes.clone();
+        let graph = tcn(&TcnConfig::new(channels, length, classes.len())).expect("a graph");
+        let info = ModelInfo {
+            architecture: "tcn".into(),
+            input_mean: vec![0.0; channels],
+            input_std: vec![1.0; channels],
+            classes,
+            ..ModelInfo::default()
+        };
+        let model = Model::init(graph, info, 7).expect("a model");
+        let newest = Newest { file: 0, model };
+        let need = |precision| newest.memory(&data, precision).expect("found");
+        let (full, half) = (need(Precision::F32), need(Precision::Bf16));
+        let best = Precision::Auto.settled(&CpuLane::new(1));
+        assert_eq!(need(Precision::Auto), need(best));
+        // All else is the same in both: parameters, samples, moments.
+        let saved = full.checked_sub(half).expect("less");
+        assert!(saved > full / 20, "{half} of {full}");
+    }
 }

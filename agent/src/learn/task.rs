@@ -4,7 +4,6 @@ use std::{
     fs, io,
     ops::ControlFlow,
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,7 @@ use lamplight_models::{
     quant::gguf::{self, GgufError},
     samples::{Aside, Samples, SamplesError},
     train::{
-        Augment, Evaluation, Footprint, OptimizerConfig, Schedule as Course, TrainConfig,
+        Augment, Evaluation, OptimizerConfig, Precision, Schedule as Course, TrainConfig,
         TrainError, Trainable, Trainer, evaluate,
     },
 };
@@ -30,6 +29,7 @@ use lamplight_proto::{
 };
 
 use super::{
+    begin::{self, Task},
     checkpoint::{self, Header},
     fit::{self, Misfit},
 };
@@ -51,6 +51,8 @@ pub struct Settings {
     pub device: LaneKind,
     /// Threads of the CPU a product may use.
     pub threads: usize,
+    /// In which numbers steps calculate. A task that has a checkpoint keeps those it began with.
+    pub precision: Precision,
     /// What task and node together allow.
     pub bounds: Bounds,
     /// What the machine draws where no counter tells. Watts.
@@ -85,6 +87,8 @@ pub struct Learned {
     pub before: Option<Metrics>,
     /// See `before`.
     pub after: Option<Metrics>,
+    /// In which numbers training calculated: never [`Precision::Auto`].
+    pub precision: Precision,
     /// Wall time of training, interruptions left out.
     pub training_seconds: f64,
 }
@@ -187,9 +191,9 @@ fn listed(aside: &Aside) -> String {
     names.join(", ")
 }
 
-/// The trainer's settings for an offer.
+/// The trainer's settings for an offer. The numbers are not the offer's: a node's owner chooses them.
 #[must_use]
-pub fn train_config(t: &Training, channels: &[String]) -> TrainConfig {
+pub fn train_config(t: &Training, channels: &[String], precision: Precision) -> TrainConfig {
     let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     TrainConfig {
         epochs: size(t.epochs),
@@ -229,6 +233,7 @@ pub fn train_config(t: &Training, channels: &[String]) -> TrainConfig {
             NormMode::Frozen => Norms::Frozen,
         },
         augment: Augment::rotating(t.rotate_deg, channels),
+        precision,
         seed: t.seed,
     }
 }
@@ -276,10 +281,8 @@ pub fn learn(
     let image = base.image_input().map_err(|e| GgufError::Model(e.into()))?;
     let source = open_source(image.as_ref())?;
     fit::check(&base, &source.describe())?;
-    let config = train_config(&offer.training, &base.info.channels);
     let (to_train, to_hold) = source.counts();
-    let least = Footprint::least(&base, &config, to_train, to_hold)?;
-    within_memory(offer, settings, least)?;
+    begin::least(&base, offer, settings, to_train, to_hold)?;
     let Sorted {
         train,
         held_out,
@@ -289,10 +292,6 @@ pub fn learn(
     // 3. Begin, or go on where the last checkpoint stands.
     let lane = open(settings.device, settings.threads)?;
     let mut header = Header::new(offer.lease, offer.base_digest, digest(&train), None);
-    if settings.bounds.memory_bytes.is_some() {
-        let footprint = Footprint::of(&base, &config, &lane, &train, &held_out)?;
-        within_memory(offer, settings, footprint)?;
-    }
     let mut meter = match settings.bounds.energy_joules {
         None => None,
         Some(joules) => Some((
@@ -301,7 +300,16 @@ pub fn learn(
                 .ok_or(LearnError::NoMeter(joules))?,
         )),
     };
-    let mut trainer = begin(&base, offer, settings, &lane, &held_out, &mut header)?;
+    let task = Task {
+        base: &base,
+        offer,
+        settings,
+        lane: &lane,
+        train: &train,
+        held_out: &held_out,
+    };
+    let mut trainer = task.begin(&mut header)?;
+    let precision = trainer.config().precision;
 
     // 4. Fine-tune.
     let first = after_step(progress(&trainer, &train, 0.0));
@@ -351,6 +359,7 @@ pub fn learn(
         aside,
         before: header.before,
         after,
+        precision,
         training_seconds: header.training_seconds,
     })
 }
@@ -397,62 +406,6 @@ fn sort(
         0 => LearnError::NoSamples,
         samples => LearnError::AllAside { samples, aside },
     })
-}
-
-/// A trainer at its checkpoint, or at the beginning with the base evaluated.
-fn begin(
-    base: &Model,
-    offer: &RoundOffer,
-    settings: &Settings,
-    lane: &Arc<dyn Lane>,
-    held_out: &Samples,
-    header: &mut Header,
-) -> Result<Trainer, LearnError> {
-    let config = train_config(&offer.training, &base.info.channels);
-    match checkpoint::read(&settings.checkpoint, header) {
-        Ok(Some((saved, bytes))) => {
-            match Trainer::resume(base.clone(), config.clone(), lane.clone(), &bytes) {
-                Ok(trainer) => {
-                    let (epoch, step) = trainer.position();
-                    tracing::info!(round = %offer.round, epoch, step, "training goes on");
-                    *header = saved;
-                    return Ok(trainer);
-                }
-                Err(e) => {
-                    tracing::warn!(round = %offer.round, "training starts over; its checkpoint is of no use: {e}");
-                }
-            }
-        }
-        Ok(None) => {}
-        Err(e) => {
-            tracing::warn!(round = %offer.round, "training starts over; its checkpoint is of no use: {e}");
-        }
-    }
-    header.before = measure("before", base, held_out, &**lane)?;
-    Ok(Trainer::new(base.clone(), config, lane.clone())?)
-}
-
-/// Refuses what is more than task and node allow: a process that is killed for memory loses more than a
-/// task.
-fn within_memory(
-    offer: &RoundOffer,
-    settings: &Settings,
-    footprint: Footprint,
-) -> Result<(), LearnError> {
-    const MIB: u64 = 1 << 20;
-    let Some(allowed) = settings.bounds.memory_bytes else {
-        return Ok(());
-    };
-    let needed = footprint.total();
-    tracing::info!(round = %offer.round, needed, allowed, ?footprint, "memory of training, bytes");
-    if needed > allowed {
-        return Err(LearnError::Beyond {
-            measure: Measure::MemoryMib,
-            needed: needed.div_ceil(MIB),
-            allowed: allowed / MIB,
-        });
-    }
-    Ok(())
 }
 
 /// All epochs, with checkpoints; fewer when the energy is spent, for what was learned with it is worth
@@ -545,7 +498,7 @@ fn progress(trainer: &Trainer, train: &Samples, loss: f64) -> Progress {
     }
 }
 
-fn measure(
+pub(super) fn measure(
     when: &'static str,
     model: &Model,
     held_out: &Samples,

@@ -169,6 +169,7 @@ impl Bench {
                 }),
                 device: LaneKind::Cpu,
                 threads: 1,
+                precision: Default::default(),
                 checkpoint_every: Duration::ZERO,
                 report_every: Duration::from_millis(1),
                 limits: Limits::default(),

@@ -6,7 +6,7 @@ use lamplight_models::{lane::LaneKind, samples::Samples};
 use lamplight_proto::{
     budget::Budget,
     cause::{Exceeded, Limit, Measure, Told},
-    ids::UnixMillis,
+    ids::{Lease, UnixMillis},
     offer::{RoundOffer, Trainable},
 };
 
@@ -185,17 +185,22 @@ impl SampleSource for Many {
     }
 }
 
-#[tokio::test]
-async fn training_is_saved_when_the_hours_end_and_goes_on_when_they_begin_again() {
+/// A bench with a task whose hours end a second after the poll, long before it is done; its lease.
+fn out_of_hours_soon() -> (Bench, Lease) {
     let mut bench = Bench::new();
     bench.config.source = Arc::new(|_| Ok(Box::new(Many)));
     let mut offer = bench.offer(1, 1);
     offer.training.epochs = 1000;
     offer.budget = windows("00:00-00:30");
-    // The hours end a second after the poll.
     bench.twin.set_now(UnixMillis(30 * MINUTE_MS - 1_000));
     let lease = offer.lease;
     bench.twin.open(offer);
+    (bench, lease)
+}
+
+#[tokio::test]
+async fn training_is_saved_when_the_hours_end_and_goes_on_when_they_begin_again() {
+    let (bench, lease) = out_of_hours_soon();
     let mut agent = bench.agent().await;
     let (_stopper, stop) = stop::channel();
     for _ in 0..20 {
@@ -223,13 +228,7 @@ async fn training_is_saved_when_the_hours_end_and_goes_on_when_they_begin_again(
 
 #[tokio::test]
 async fn a_task_whose_round_ended_is_not_waited_for_until_its_hours_begin_again() {
-    let mut bench = Bench::new();
-    bench.config.source = Arc::new(|_| Ok(Box::new(Many)));
-    let mut offer = bench.offer(1, 1);
-    offer.training.epochs = 1000;
-    offer.budget = windows("00:00-00:30");
-    bench.twin.set_now(UnixMillis(30 * MINUTE_MS - 1_000));
-    bench.twin.open(offer);
+    let (bench, _) = out_of_hours_soon();
     let mut agent = bench.agent().await;
     let (_stopper, stop) = stop::channel();
     while waits(&bench).is_empty() {
@@ -255,6 +254,7 @@ fn learned(
         checkpoint_every: Duration::from_secs(60),
         device: LaneKind::Cpu,
         threads: 1,
+        precision: Default::default(),
         bounds: Default::default(),
         assumed_power_watts: None,
         powercap: PathBuf::from("no/such/directory"),
@@ -293,11 +293,11 @@ fn an_energy_budget_that_nothing_measures_is_not_ignored() {
     let mut offer = Bench::new().offer(1, 1);
     offer.budget.energy_joules = Some(5.0);
     // Judged before anything is pulled, and told in words that an operator can use.
-    let beyond = Limits::default().allow(&offer, false, false);
+    let beyond = Limits::default().allow(&offer, false, || false);
     let told = beyond.expect_err("no meter").told();
     assert_eq!(told, Told::Limits(Some(Limit::NoMeter)));
     assert!(told.to_string().contains("assumed_power_watts"), "{told}");
-    assert!(Limits::default().allow(&offer, false, true).is_ok());
+    assert!(Limits::default().allow(&offer, false, || true).is_ok());
     let (e, _) = learned(&offer, |s| s.bounds.energy_joules = Some(5.0));
     let e = e.expect_err("no meter").to_string();
     assert!(e.contains("limits.assumed_power_watts"), "{e}");

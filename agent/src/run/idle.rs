@@ -52,7 +52,7 @@ impl<L: Link> Agent<L> {
         let has_base = self.dir.model(offer.base_digest).is_file();
         let limits = &self.config.limits;
         let has_meter =
-            Meter::open(Path::new(power::POWERCAP), limits.assumed_power_watts).is_some();
+            || Meter::open(Path::new(power::POWERCAP), limits.assumed_power_watts).is_some();
         let beyond = limits.allow(&offer, has_base, has_meter).err();
         let is_known = needs::unknown(&offer.needs).is_none();
         if is_known && beyond.is_none() && self.not_now(&offer, polled.now).await? {

@@ -22,6 +22,8 @@ mod budgets;
 #[cfg(test)]
 mod classes;
 #[cfg(test)]
+mod precision;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -30,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lamplight_models::{image::ImageInput, lane::LaneKind};
+use lamplight_models::{image::ImageInput, lane::LaneKind, train::Precision};
 use lamplight_proto::{
     envelope::TrustedKeys,
     ids::{Digest, Lease, UnixMillis},
@@ -68,6 +70,8 @@ pub struct Config {
     pub device: LaneKind,
     /// Threads of the CPU a product may use.
     pub threads: usize,
+    /// In which numbers training calculates; a task that has begun keeps those it began with.
+    pub precision: Precision,
     /// How often training is saved, beside the end of every epoch.
     pub checkpoint_every: Duration,
     /// At most one progress report in this time.

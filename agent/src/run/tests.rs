@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lamplight_models::{lane::LaneKind, quant::gguf, samples::Samples};
+use lamplight_models::{lane::LaneKind, quant::gguf, samples::Samples, train::Precision};
 use lamplight_proto::{
     cause::{DataFault, Disk, OfferFault, Part, Told, TrainingFault},
     envelope::{Signed, TrustedKeys},
@@ -97,7 +97,7 @@ async fn the_delta_is_what_training_added_to_the_exact_base() {
         .expect("data")
         .in_classes_of(&base.info.classes);
     let lane = lamplight_models::lane::open(LaneKind::Cpu, 1).expect("cpu");
-    let config = crate::learn::task::train_config(&terms(), &[]);
+    let config = crate::learn::task::train_config(&terms(), &[], Precision::F32);
     let mut trainer =
         lamplight_models::train::Trainer::new(base.clone(), config, lane).expect("a trainer");
     let train = train.expect("known classes");

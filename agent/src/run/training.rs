@@ -94,6 +94,7 @@ impl<L: Link> Agent<L> {
             checkpoint_every: self.config.checkpoint_every,
             device: self.config.device,
             threads: self.config.threads,
+            precision: self.config.precision,
             bounds,
             assumed_power_watts: self.config.limits.assumed_power_watts,
             powercap: power::POWERCAP.into(),
@@ -182,7 +183,10 @@ impl<L: Link> Agent<L> {
         if let Err(e) = write_aside(&path, &learned.delta, 0o600) {
             return Ok(Err(disk(&e, format!("{}: {e}", path.display()))));
         }
-        let lease = offer.lease;
+        let (lease, precision) = (offer.lease, learned.precision);
+        self.store
+            .call(move |s| s.keep_precision(lease, precision))
+            .await?;
         let counter = self.store.call(move |s| s.counter(lease)).await?;
         Ok(Ok(learn::manifest(offer, &learned, counter, &self.key)))
     }

@@ -96,6 +96,14 @@ fn a_value_that_cannot_be_is_told_with_line_and_remedy() {
             "agent.toml:2:10: `training.device` is \"gpu\", must be one of `cpu`, `cuda`, `metal`",
         ),
         (
+            "[training]\nprecision = \"f16\"",
+            "agent.toml:2:13: `training.precision` is \"f16\", must be one of `f32`, `bf16`, `auto`",
+        ),
+        (
+            "[training]\nprecision = 16",
+            "agent.toml:2:13: `training.precision` is 16, must be ",
+        ),
+        (
             "[limits]\nmemory = 5",
             "agent.toml:2:1: unknown key `limits.memory`; did you mean `limits.memory_mib`?",
         ),
@@ -192,6 +200,45 @@ fn flags_and_variables_count_more_than_the_file() {
     assert_eq!(
         threads.map(|s| s.from.to_string()),
         Some("--threads".into())
+    );
+}
+
+#[test]
+fn precision_is_f32_until_somebody_says_otherwise() {
+    let with = |variable: Option<&str>, flag| {
+        let text = "[training]\nprecision = \"auto\"\n";
+        let document = Document::parse(text, Path::new("agent.toml")).expect("good");
+        let name = OsString::from("LAMPLIGHT_AGENT__TRAINING__PRECISION");
+        let variables = variable.map(|v| (name, OsString::from(v)));
+        let flags = Flags {
+            precision: flag,
+            ..Flags::default()
+        };
+        let loaded = Loaded::layered(document, variables, &flags)?;
+        let explained = loaded.explain().expect("json").into_iter();
+        let from = explained.filter(|s| s.key == "training.precision");
+        let from: Vec<String> = from.map(|s| s.from.to_string()).collect();
+        assert_eq!(from.len(), 1, "{from:?}");
+        Ok::<_, SettingsError>((loaded.settings.training.precision, from.concat()))
+    };
+    let silent = read("").expect("good").settings.training.precision;
+    assert_eq!(silent, Precision::F32);
+    let (precision, _) = with(None, None).expect("good");
+    assert_eq!(precision, Precision::Auto);
+    let (precision, from) = with(Some("bf16"), None).expect("good");
+    assert_eq!(precision, Precision::Bf16);
+    assert!(
+        from.contains("LAMPLIGHT_AGENT__TRAINING__PRECISION"),
+        "{from}"
+    );
+    let (precision, from) = with(Some("bf16"), Some(Precision::F32)).expect("good");
+    assert_eq!((precision, from.as_str()), (Precision::F32, "--precision"));
+    let e = with(Some("half"), None)
+        .expect_err("no such word")
+        .to_string();
+    assert!(
+        e.contains("`training.precision` is \"half\", must be one of `f32`, `bf16`, `auto`"),
+        "{e}"
     );
 }
 

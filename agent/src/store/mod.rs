@@ -1,6 +1,6 @@
 //! What the node remembers: one SQLite file.
 //!
-//! Reading order: `sql/` (the tables, commented), [`phase`] (the only writer of tasks: one
+//! Reading order: `sql/` (the tables, commented), [`phase`] (the writer of tasks: one
 //! transaction per step), [`outbox`], [`aside`] (samples that wait for their class), [`view`] (what
 //! `status` shows).
 //!
@@ -20,10 +20,11 @@ use std::{
     time::Duration,
 };
 
+use lamplight_models::train::Precision;
 use lamplight_proto::{
     Malformed,
     envelope::VerifyError,
-    ids::{Deployment, NodeId, UnixMillis},
+    ids::{Deployment, Lease, NodeId, UnixMillis},
 };
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use rusqlite_migration::{Error as MigrationError, M, MigrationDefinitionError, Migrations};
@@ -35,6 +36,7 @@ const SQL: &[M<'static>] = &[
     M::up(include_str!("sql/0001_node.sql")),
     M::up(include_str!("sql/0002_outbox.sql")),
     M::up(include_str!("sql/0003_aside.sql")),
+    M::up(include_str!("sql/0004_precision.sql")),
 ];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(SQL);
 
@@ -286,6 +288,20 @@ impl Store {
                     node.release_key,
                     node.enrolled.0
                 ],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    /// Notes in which numbers a task was calculated.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written then.
+    pub fn keep_precision(&mut self, lease: Lease, precision: Precision) -> Result<(), StoreError> {
+        self.sql
+            .execute(
+                "UPDATE tasks SET precision = ?2 WHERE lease = ?1",
+                params![lease.0, precision.name()],
             )
             .map_err(|e| self.fail(e))?;
         Ok(())

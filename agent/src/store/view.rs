@@ -57,6 +57,8 @@ pub struct TaskView {
     pub samples_aside: Option<u64>,
     /// Wall time of training.
     pub training_seconds: Option<f64>,
+    /// In which numbers training calculated, f32 or bf16; absent before it is known.
+    pub precision: Option<String>,
     /// On the held-out windows, before.
     pub before_accuracy: Option<f64>,
     /// On the held-out windows, after.
@@ -157,7 +159,7 @@ impl Store {
             .prepare(
                 "SELECT round, model, base_version, outcome, reason, started_unix_ms,
                      ended_unix_ms, samples, training_seconds, before_accuracy, after_accuracy,
-                     delta_bytes, delta_digest, receipt, samples_aside
+                     delta_bytes, delta_digest, receipt, samples_aside, precision
                  FROM tasks ORDER BY task DESC LIMIT ?1",
             )
             .map_err(|e| self.fail(e))?;
@@ -174,6 +176,7 @@ impl Store {
                     samples: maybe(row, 7)?,
                     samples_aside: maybe(row, 14)?,
                     training_seconds: row.get(8)?,
+                    precision: row.get(15)?,
                     before_accuracy: row.get(9)?,
                     after_accuracy: row.get(10)?,
                     delta_bytes: maybe(row, 11)?,

@@ -17,6 +17,7 @@ use lamplight_agent::{
     link::{grpc, twin::Twin},
     settings::{Flags, Loaded},
 };
+use lamplight_models::kernel::isa::Isa;
 use lamplight_proto::{
     doctor::{Finding, Machine, Report, State, ThisMachine},
     ids::{Digest, UnixMillis},
@@ -208,6 +209,7 @@ async fn a_node_that_is_well_is_told_so_and_left_as_it_was() {
         "disk space",
         "memory",
         "accelerator",
+        "precision",
         "data source",
     ] {
         assert!(report.findings.iter().any(|f| f.check == check), "{check}");
@@ -407,6 +409,63 @@ async fn a_budget_too_small_for_the_model_is_found_by_memory() {
     node.set("limits", "memory_mib = 1");
     let report = node.ask(&Planted::default()).await;
     only_fault(&report, "memory", "limits.memory_mib allows 1.0 MiB");
+    let halves = |report: &Report| {
+        let remedy = faults(report)[0].remedy.clone().expect("a remedy");
+        remedy.contains("training.precision")
+    };
+    assert!(halves(&report), "{}", report.text());
+    node.set("training", "precision = \"bf16\"");
+    let report = node.ask(&Planted::default()).await;
+    only_fault(&report, "memory", "limits.memory_mib allows 1.0 MiB");
+    assert!(!halves(&report), "there already: {}", report.text());
+}
+
+#[tokio::test]
+async fn each_precision_is_well_and_told_with_what_the_processor_multiplies() {
+    let here = Isa::best();
+    let multiplies = if here.multiplies_bf16() {
+        format!("this processor multiplies bfloat16 ({here}), so that bf16 saves memory and time")
+    } else {
+        format!(
+            "this processor does not multiply bfloat16 ({here}), so that bf16 saves memory, but"
+        )
+    };
+    let auto = if here.multiplies_bf16() {
+        "bf16"
+    } else {
+        "f32"
+    };
+    let mut node = Node::well().await;
+    for (word, settled, shown) in [
+        ("f32", "f32", "f32"),
+        ("bf16", "bf16", "bf16"),
+        ("auto", auto, &*format!("auto, which is {auto} here")),
+    ] {
+        node.set("training", &format!("precision = {word:?}"));
+        let report = node.ask(&Planted::default()).await;
+        assert_eq!(report.exit_code(), 0, "{}", report.text());
+        let says = |check: &str| {
+            let found = report.findings.iter().find(|f| f.check == check);
+            let found = found.expect("looked at");
+            assert_eq!(found.state, State::Ok, "{found:?}");
+            found.says.clone()
+        };
+        let want = format!("training.precision is {shown}; {multiplies}");
+        let said = says("precision");
+        assert!(said.starts_with(&want), "{said}");
+        let said = says("memory");
+        assert!(
+            said.contains(&format!("to train in {settled} on")),
+            "{said}"
+        );
+    }
+    node.set("training", "precision = \"f16\"");
+    let report = node.ask(&Planted::default()).await;
+    only_fault(
+        &report,
+        "configuration",
+        "must be one of `f32`, `bf16`, `auto`",
+    );
 }
 
 #[cfg(not(any(feature = "cuda", feature = "metal")))]
@@ -416,6 +475,8 @@ async fn a_device_that_is_not_there_is_found_by_accelerator() {
     node.set("training", "device = \"cuda\"");
     let report = node.ask(&Planted::default()).await;
     only_fault(&report, "accelerator", "`cuda` is not in this build");
+    // What it multiplies, nobody asked.
+    assert!(report.findings.iter().all(|f| f.check != "precision"));
 }
 
 #[tokio::test]

@@ -298,6 +298,8 @@ async fn a_process_enrols_learns_survives_a_kill_and_stops_when_told() {
             &token_file,
             "--checkpoint-seconds",
             "1",
+            "--precision",
+            "bf16",
         ])
         .spawn();
         Running(child.expect("started"))
@@ -347,6 +349,7 @@ async fn a_process_enrols_learns_survives_a_kill_and_stops_when_told() {
     assert_eq!(status["node_id"], node.to_string());
     assert_eq!(status["tasks"].as_array().map(Vec::len), Some(1));
     assert_eq!(status["versions"][0]["version"], 1);
+    assert_eq!(status["tasks"][0]["precision"], "bf16");
 
     // Told to stop, it stops.
     let pid = again.0.id().to_string();

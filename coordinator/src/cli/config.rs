@@ -6,9 +6,12 @@ use std::{
 };
 
 use clap::{Args as ClapArgs, Subcommand};
-use lamplight_proto::settings::{self, Document, Verdict};
+use lamplight_proto::{
+    console::{Format, usual_logs},
+    settings::{self, Document, Verdict},
+};
 
-use super::{FileArg, output::Format, usual_logs};
+use super::FileArg;
 use crate::settings::{EXAMPLE, Flags, Loaded};
 
 pub(super) const HELP: &str = "Example:\n  \

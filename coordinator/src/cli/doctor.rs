@@ -9,9 +9,9 @@ use std::{
 
 use clap::Args as ClapArgs;
 
-use lamplight_proto::{doctor::ThisMachine, settings::Log};
+use lamplight_proto::{console::Format, doctor::ThisMachine, settings::Log};
 
-use super::{FileArg, output::Format};
+use super::FileArg;
 use crate::{doctor, settings::Flags};
 
 pub(super) const HELP: &str = "Example:\n  \

@@ -12,11 +12,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use lamplight_proto::{
+    console::{Format, usual_logs},
     ids::{Deployment, Digest, Label},
     settings::unless_empty,
 };
 
-use super::{output::Format, usual_logs};
 use crate::{InitError, InitOptions, settings::DIR_VARIABLE};
 
 /// What `init` takes; also `lamplight init`.

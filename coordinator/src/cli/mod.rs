@@ -4,18 +4,16 @@
 mod config;
 mod doctor;
 mod init;
-mod output;
 mod run;
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args as ClapArgs, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use lamplight_proto::settings::{Log, SettingsError, USUAL_FILTER, unless_empty};
+use lamplight_proto::{
+    console::last_word,
+    settings::{SettingsError, unless_empty},
+};
 
 use crate::{
     InitError, OpenError, RunError,
@@ -72,11 +70,6 @@ impl FileArg {
     }
 }
 
-/// Something was refused: for what is on disk or in the configuration.
-const REFUSED: u8 = 1;
-/// Something failed.
-const FAILED: u8 = 2;
-
 /// The command line of the program that stands alone.
 #[must_use]
 pub fn standalone() -> clap::Command {
@@ -98,9 +91,13 @@ pub fn main() -> ExitCode {
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(e) => return failed(&anyhow::anyhow!("the async runtime did not start: {e}")),
+        Err(e) => {
+            return last_word(&format_args!("the async runtime did not start: {e}"), false);
+        }
     };
-    let code = runtime.block_on(run(args)).unwrap_or_else(|e| failed(&e));
+    let code = runtime
+        .block_on(run(args))
+        .unwrap_or_else(|e| last_word(&e, is_refusal(&e)));
     // A step that outlived the grace is safe to cut: it is done again after a restart.
     runtime.shutdown_background();
     code
@@ -136,22 +133,6 @@ pub fn is_refusal(e: &anyhow::Error) -> bool {
             Some(InitError::Exists(_))
         ) || cause.is::<SettingsError>()
     })
-}
-
-/// The last word of a program that ends: it is for people, whatever the log level.
-fn failed(e: &anyhow::Error) -> ExitCode {
-    let (kind, code) = if is_refusal(e) {
-        ("refused", REFUSED)
-    } else {
-        ("error", FAILED)
-    };
-    let _ = writeln!(io::stderr().lock(), "{kind}: {e:#}");
-    ExitCode::from(code)
-}
-
-/// Logs of a command that reads no `[log]`.
-fn usual_logs(quiet: bool) {
-    Log::usual(USUAL_FILTER).start_with(quiet);
 }
 
 #[cfg(test)]

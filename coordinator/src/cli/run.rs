@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use lamplight_proto::ids::Deployment;
+use lamplight_proto::{console::Quiet, ids::Deployment};
 
-use super::{FileArg, output::Quiet};
+use super::FileArg;
 use crate::{Config, settings::Flags};
 
 pub(super) const HELP: &str = "Example:\n  \

@@ -8,13 +8,13 @@ use lamplight_coordinator::aggregate::{InspectError, inspect};
 use lamplight_models::container::{self, Header};
 use lamplight_models::delta::{self, Delta, DeltaError, Reader, TensorEntry, TensorTable};
 use lamplight_models::graph::{Checked, Graph};
-use lamplight_models::lane::CpuLane;
+use lamplight_models::lane::{CpuLane, Lane};
 use lamplight_models::model::{Model, ModelInfo};
 use lamplight_models::ops::{Cost, NormMode};
 use lamplight_models::quant::gguf as format;
 use lamplight_models::samples::Samples;
 use lamplight_models::train::{
-    Augment, OptimizerConfig, Schedule, TrainConfig, Trainable, Trainer, predict,
+    Augment, OptimizerConfig, Precision, Schedule, TrainConfig, Trainable, Trainer, predict,
 };
 use safetensors::SafeTensors;
 
@@ -109,7 +109,7 @@ fn execute(graph: Graph, checked: &Checked) {
     let Ok(model) = Model::init(graph, info, 1) else {
         return;
     };
-    let lane = CpuLane::new(1);
+    let lane: Arc<dyn Lane> = Arc::new(CpuLane::new(1));
     let runs = [
         (Trainable::All, NormMode::Train),
         (Trainable::All, NormMode::Frozen),
@@ -123,7 +123,7 @@ fn execute(graph: Graph, checked: &Checked) {
             norm_mode,
             ..settings()
         };
-        let run = Trainer::new(model.clone(), config, Arc::new(lane));
+        let run = Trainer::new(model.clone(), config, Arc::clone(&lane));
         // A graph without such a parameter, or with a value that overflows, is refused.
         if let Ok(mut run) = run {
             let done = run.epoch(&samples, &mut |_| ControlFlow::Continue(()));
@@ -134,7 +134,7 @@ fn execute(graph: Graph, checked: &Checked) {
             }
         }
     }
-    if let Ok(logits) = predict(&model, &samples, &lane) {
+    if let Ok(logits) = predict(&model, &samples, &*lane) {
         assert_eq!(logits.len(), samples.len() * classes);
     }
 }
@@ -167,6 +167,7 @@ pub(crate) fn settings() -> TrainConfig {
         schedule: Schedule::Constant,
         norm_mode: NormMode::Train,
         augment: Augment::default(),
+        precision: Precision::default(),
         seed: 1,
     }
 }

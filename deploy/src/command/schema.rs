@@ -36,7 +36,19 @@ fn of<T: JsonSchema>() -> Schema {
 type Make = fn() -> Schema;
 
 /// Every command with `--json`, and what it prints.
-pub(crate) const TABLE: [(&str, Make); 43] = [
+pub(crate) const TABLE: [(&str, Make); 46] = [
+    (
+        "agent bench infer",
+        of::<lamplight_agent::bench::report::Report>,
+    ),
+    (
+        "agent bench layers",
+        of::<lamplight_agent::bench::layers::LayersReport>,
+    ),
+    (
+        "agent bench step",
+        of::<lamplight_agent::bench::report::Report>,
+    ),
     ("agent config check", of::<Verdict>),
     ("agent config example", of::<Vec<Setting>>),
     ("agent config print", of::<Vec<Setting>>),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use lamplight_models::train::Precision;
 use lamplight_proto::{keys, tls::Address, wire};
 use nix::{sys::signal, unistd::Pid};
 use tokio::process::{Child, Command};
@@ -177,6 +178,7 @@ impl Fleet {
         plan: &NodePlan,
         coordinator: &Address,
         token: &str,
+        precision: Precision,
     ) -> anyhow::Result<()> {
         let home = self.dir.join("nodes").join(&plan.name);
         std::fs::create_dir_all(&home)?;
@@ -197,6 +199,8 @@ impl Fleet {
             &plan.name,
             "--threads",
             "1",
+            "--precision",
+            precision.name(),
         ];
         let process = self.spawn(&plan.name, arguments.map(str::to_owned).to_vec())?;
         self.agents.push(process);

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use lamplight_agent::learn::task::train_config;
-use lamplight_models::{model::Model, quant::gguf, samples::Samples};
+use lamplight_models::{model::Model, quant::gguf, samples::Samples, train::Precision};
 
 use super::scenario::Scenario;
 use crate::{output, pretrain};
@@ -101,9 +101,10 @@ pub(super) fn measure(
     base: &Model,
     files: &[Vec<u8>],
     rounds: u32,
+    precision: Precision,
 ) -> anyhow::Result<Measured> {
     let data = Data::load(scenario)?;
-    let mut config = train_config(&scenario.training, &base.info.channels);
+    let mut config = train_config(&scenario.training, &base.info.channels, precision);
     config.epochs *= rounds as usize;
     let nodes = data.train.len();
     // The longest first, so that the two threads end together.

@@ -25,7 +25,7 @@ use std::{
 
 use anyhow::Context as _;
 use lamplight_coordinator::InitOptions;
-use lamplight_models::quant::gguf;
+use lamplight_models::{quant::gguf, train::Precision};
 use lamplight_proto::{budget::Budget, keys, offer::Codec, tag::TagFilter, tls::Identity, wire};
 
 use crate::{
@@ -69,6 +69,9 @@ pub(crate) struct Args {
     /// Passes over a node's samples in each round
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     epochs: Option<u32>,
+    /// In which numbers nodes train: f32, bf16 or auto
+    #[arg(long, value_name = "P", default_value_t)]
+    precision: Precision,
     /// Each node sees only this many of the classes
     #[arg(long, value_name = "CLASSES")]
     skew: Option<usize>,
@@ -236,7 +239,7 @@ async fn steps(
     };
     let tokens = operator.calls.create_token(request).await?.into_inner();
     for (plan, token) in scenario.nodes.iter().zip(&tokens.tokens) {
-        fleet.start_agent(plan, &address, token)?;
+        fleet.start_agent(plan, &address, token, args.precision)?;
     }
     let nodes = fleet
         .wait_enrolled(&mut operator, scenario.nodes.len(), READY)
@@ -290,9 +293,11 @@ async fn steps(
         fleet.stop_agents().await?;
     }
     let measured = {
-        let (scenario, rounds) = (scenario.clone(), args.rounds);
-        tokio::task::spawn_blocking(move || measure::measure(&scenario, &model, &files, rounds))
-            .await??
+        let (scenario, rounds, precision) = (scenario.clone(), args.rounds, args.precision);
+        tokio::task::spawn_blocking(move || {
+            measure::measure(&scenario, &model, &files, rounds, precision)
+        })
+        .await??
     };
     let picture = dir.join("accuracy.svg");
     picture::draw(&picture, &scenario, &measured)?;

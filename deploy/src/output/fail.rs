@@ -3,6 +3,7 @@
 use std::{fmt, io, process::ExitCode};
 
 use lamplight_agent::{
+    bench::BenchError,
     home::HomeError,
     run::AgentError,
     source::{SourceError, SpecError},
@@ -173,6 +174,7 @@ fn advises(error: &anyhow::Error) -> bool {
         || find::<ContextError>(error).is_some()
         || find::<HomeError>(error).is_some()
         || find::<AgentError>(error).is_some()
+        || find::<BenchError>(error).is_some()
         || find::<KeyError>(error).is_some()
 }
 

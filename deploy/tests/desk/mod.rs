@@ -27,10 +27,47 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// A deployment of this desk, known as the context in use, and its coordinator.
+pub(crate) struct Town {
+    pub(crate) coordinator: Process,
+    pub(crate) address: String,
+    pub(crate) identity: String,
+    /// Public half of its release key.
+    pub(crate) release_key: String,
+}
+
 impl Desk {
     pub(crate) fn new() -> Self {
         Self {
             temp: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Makes a deployment in the directory `fleet`, starts its coordinator, and adds both as a context.
+    pub(crate) fn town(&self) -> Town {
+        let dir = self.path("fleet");
+        let made = self.json(1, &["init", "--dir", &dir, "--deployment", "town"]);
+        let identity = made["operator_identity"].as_str().unwrap().to_owned();
+        let release_key = made["release_key"].as_str().unwrap().to_owned();
+        let run = ["coordinator", "run", "--dir", &dir];
+        let listen = ["--listen", "127.0.0.1:0"];
+        let (coordinator, serving) = self.start(2, &[&run[..], &listen].concat());
+        let address = serving["address"].as_str().unwrap().to_owned();
+        let add = [
+            "context",
+            "add",
+            "town",
+            "--coordinator",
+            &address,
+            "--identity",
+            &identity,
+        ];
+        assert_eq!(self.json(2, &add)["in_use"], true);
+        Town {
+            coordinator,
+            address,
+            identity,
+            release_key,
         }
     }
 

@@ -275,7 +275,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Linear, Op};
+    use crate::ops::{Gru, GruOutput, Linear, Op};
 
     fn linear(name: &str, from: &str, i: usize, o: usize) -> Node {
         Node {
@@ -386,5 +386,48 @@ mod tests {
         assert!(matches!(g.check(), Err(GraphError::TooLarge { .. })));
         g.input = vec![usize::MAX, usize::MAX];
         assert!(matches!(g.check(), Err(GraphError::Input(_))));
+    }
+
+    #[test]
+    fn recurrent_layers_of_hostile_sizes_are_errors_not_panics() {
+        let check = |shape: [usize; 2], input, hidden, output| {
+            let op = Op::Gru(Gru {
+                input,
+                hidden,
+                output,
+            });
+            let node = Node {
+                name: "g".into(),
+                op,
+                inputs: vec!["input".into()],
+            };
+            let mut graph = graph(vec![node], "g");
+            graph.input = shape.to_vec();
+            let _ = graph.nodes[0].op.params();
+            graph.check().map(|checked| checked.shapes[0].clone())
+        };
+        use GruOutput::{Last, Sequence};
+        assert_eq!(check([3, 8], 3, 5, Sequence), Ok(vec![5, 8]));
+        assert_eq!(check([3, 8], 3, 5, Last), Ok(vec![5]));
+        for output in [Sequence, Last] {
+            let error = |shape, input, hidden| {
+                let error = check(shape, input, hidden, output).expect_err("refused");
+                error.to_string()
+            };
+            assert_eq!(
+                error([4, 8], 3, 5),
+                "node `g` (gru): wants 3 channels, got 4 in shape [4, 8]"
+            );
+            assert!(error([3, 8], 3, 0).contains("at least 1"));
+            assert!(error([3, 8], 0, 5).contains("at least 1"));
+            // Its square does not fit, nor does three times it, nor its product with the steps.
+            for hidden in [1 << 20, usize::MAX / 3, usize::MAX / 3 + 1, usize::MAX] {
+                let error = error([3, 8], 3, hidden);
+                assert!(error.contains("`g`"), "{error}");
+            }
+            // All states of a sample are held, also where only the last is given on.
+            let error = error([1, 1 << 30], 1, 64);
+            assert!(error.contains("over 1073741824 time steps"), "{error}");
+        }
     }
 }

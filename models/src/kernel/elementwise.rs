@@ -61,18 +61,6 @@ pub fn relu(x: &[f32], most: f32, out: &mut [f32]) {
     );
 }
 
-/// [`relu`] over the values' own buffer.
-pub fn relu_in_place(y: &mut [f32], most: f32) {
-    simd(
-        #[inline(always)]
-        || {
-            for y in y.iter_mut() {
-                *y = rectified(*y, most);
-            }
-        },
-    );
-}
-
 /// Adjoint of [`relu`]: `dx = dy where 0 < y < most, else 0`.
 pub fn relu_adjoint(y: &[f32], most: f32, dy: &[f32], dx: &mut [f32]) {
     simd(
@@ -80,18 +68,6 @@ pub fn relu_adjoint(y: &[f32], most: f32, dy: &[f32], dx: &mut [f32]) {
         || {
             for ((d, &y), &g) in dx.iter_mut().zip(y).zip(dy) {
                 *d = if y > 0.0 && y < most { g } else { 0.0 };
-            }
-        },
-    );
-}
-
-/// [`relu_adjoint`] over the gradient's own buffer.
-pub fn relu_adjoint_in_place(y: &[f32], most: f32, g: &mut [f32]) {
-    simd(
-        #[inline(always)]
-        || {
-            for (g, &y) in g.iter_mut().zip(y) {
-                *g = if y > 0.0 && y < most { *g } else { 0.0 };
             }
         },
     );

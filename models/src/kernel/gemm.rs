@@ -1,10 +1,5 @@
 //! Matrix product through the `gemm` crate, behind views whose bounds were checked.
 
-#![allow(
-    unsafe_code,
-    reason = "the gemm crate takes raw pointers; the views here check them first"
-)]
-
 /// Why a matrix view or a product is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MatError {
@@ -166,7 +161,7 @@ impl<'a> MatMut<'a> {
         row_stride: usize,
         col_stride: usize,
     ) -> Result<Self, MatError> {
-        let Some(n) = reach(rows, cols, row_stride, col_stride).filter(|&n| n <= data.len()) else {
+        if reach(rows, cols, row_stride, col_stride).is_none_or(|n| n > data.len()) {
             return Err(MatError::Bounds {
                 rows,
                 cols,
@@ -174,10 +169,10 @@ impl<'a> MatMut<'a> {
                 col_stride,
                 len: data.len(),
             });
-        };
+        }
         let by_rows = col_stride >= 1 && row_stride >= cols * col_stride;
         let by_cols = row_stride >= 1 && col_stride >= rows * row_stride;
-        if n > 1 && !by_rows && !by_cols {
+        if rows.saturating_mul(cols) > 1 && !by_rows && !by_cols {
             return Err(MatError::Overlap {
                 rows,
                 cols,
@@ -338,6 +333,11 @@ mod tests {
         assert!(Mat::new(&v, 3, 4, 1, 1).is_ok());
         assert!(matches!(
             MatMut::new(&mut v, 3, 4, 1, 1),
+            Err(MatError::Overlap { .. })
+        ));
+        // All on one place.
+        assert!(matches!(
+            MatMut::new(&mut v, 2, 1, 0, 1),
             Err(MatError::Overlap { .. })
         ));
         let a = [0.0_f32; 4];

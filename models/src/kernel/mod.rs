@@ -5,23 +5,52 @@
 //! reads are then runs of contiguous floats, its product writes the next activation without a
 //! transpose, and everything per channel is one vector wide. [`layout`] converts at the doors.
 //!
-//! This is the only place of the crate where `unsafe` may stand (in [`gemm`]: raw pointers to the
-//! `gemm` crate).
+//! This is the only place of the crate where `unsafe` may stand: vector instructions, pointers that
+//! walk a tile, threads that write disjoint places of one buffer, and (in `counting`, behind the feature
+//! `count-allocations`) an allocator's interface.
+//!
+//! From the inside out: [`isa`] and the registers it names, register tiles over them, [`team`] (the
+//! threads), [`view`] (values computed while they are read), [`conv`].
 
+#![allow(
+    unsafe_code,
+    reason = "vector instructions, and threads that write disjoint places of one buffer"
+)]
+
+pub mod ceiling;
+mod cells;
 pub mod channels;
-pub mod depthwise;
+pub mod conv;
+#[cfg(any(test, feature = "count-allocations"))]
+pub mod counting;
+pub mod cpu;
+pub mod element;
 pub mod elementwise;
+pub mod gates;
 pub mod gemm;
+pub mod isa;
+mod lanes;
 pub mod layout;
+pub mod moments;
+mod narrow;
+pub mod pass;
 pub mod patch;
 pub mod pool;
+pub mod team;
+mod tile;
+mod transpose;
+pub mod view;
 
-/// Runs `f` compiled for the widest vectors this processor has.
-///
-/// The build targets the oldest processor of its family; the loops inside `f` are compiled once
-/// more for newer ones and chosen at run time. Arithmetic is not reordered or contracted, so the
-/// bytes are the same either way.
+#[cfg(test)]
+mod tests;
+
+/// [`isa::Isa::run`] for the best this processor has.
 #[inline(always)]
 pub(crate) fn simd<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+    // Tests look at every set, one after the other.
+    #[cfg(test)]
+    let isa = tests::pinned().unwrap_or_else(isa::Isa::best);
+    #[cfg(not(test))]
+    let isa = isa::Isa::best();
+    isa.run(f)
 }

@@ -3,35 +3,41 @@
 use candle_core::{Device, Tensor};
 
 use super::{Lane, LaneError, LaneKind, Mat, MatMut};
+use crate::kernel::cpu::Cpu;
 use crate::kernel::gemm::check;
 
 /// Products on a candle device. On `Device::Cpu` it takes the same path, so that the path is tested
 /// on every machine.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CandleLane {
     device: Device,
+    host: Cpu,
 }
 
 impl CandleLane {
-    /// A lane on this device.
+    /// A lane on this device; everything but products runs on so many of the host's threads.
     #[must_use]
-    pub fn new(device: Device) -> Self {
-        Self { device }
+    pub fn new(device: Device, threads: usize) -> Self {
+        Self {
+            device,
+            host: Cpu::new(threads),
+        }
     }
 
-    /// The first device of a kind.
+    /// The first device of a kind; threads as in [`CandleLane::new`].
     ///
     /// # Errors
     /// [`LaneError::NotBuilt`] when the cargo feature is missing, [`LaneError::NoDevice`] when the
     /// device does not open.
-    pub fn open(kind: LaneKind) -> Result<Self, LaneError> {
+    pub fn open(kind: LaneKind, threads: usize) -> Result<Self, LaneError> {
         let device = match kind {
             LaneKind::Cpu => Ok(Device::Cpu),
             LaneKind::Cuda if cfg!(feature = "cuda") => Device::new_cuda(0),
             LaneKind::Metal if cfg!(feature = "metal") => Device::new_metal(0),
             LaneKind::Cuda | LaneKind::Metal => return Err(LaneError::NotBuilt { kind }),
         };
-        device.map(Self::new).map_err(|e| LaneError::NoDevice {
+        let lane = device.map(|device| Self::new(device, threads));
+        lane.map_err(|e| LaneError::NoDevice {
             kind,
             reason: e.to_string(),
         })
@@ -49,6 +55,14 @@ impl Lane for CandleLane {
             Device::Cuda(_) => LaneKind::Cuda,
             Device::Metal(_) => LaneKind::Metal,
         }
+    }
+
+    fn host(&self) -> &Cpu {
+        &self.host
+    }
+
+    fn offloads(&self) -> bool {
+        true
     }
 
     fn gemm(
@@ -103,7 +117,7 @@ mod tests {
         };
         assert_eq!(
             run(&CpuLane::new(1)),
-            run(&CandleLane::new(Device::Cpu)),
+            run(&CandleLane::new(Device::Cpu, 1)),
             "small integers and halves are exact"
         );
     }

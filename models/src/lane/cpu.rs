@@ -1,27 +1,40 @@
 //! The processor as a lane.
 
 use super::{Lane, LaneError, LaneKind, Mat, MatMut};
+use crate::kernel::cpu::Cpu;
 use crate::kernel::gemm::gemm;
 
 /// Products on the CPU.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct CpuLane {
-    threads: usize,
+    host: Cpu,
 }
 
 impl CpuLane {
-    /// A lane of this many threads (0 counts as 1); above 1, products are split over rayon's pool.
+    /// A lane of this many threads (0 counts as 1).
     #[must_use]
     pub fn new(threads: usize) -> Self {
-        Self {
-            threads: threads.max(1),
-        }
+        Self::on(Cpu::new(threads))
+    }
+
+    /// A lane of these threads and instructions.
+    #[must_use]
+    pub fn on(host: Cpu) -> Self {
+        Self { host }
     }
 }
 
 impl Lane for CpuLane {
     fn kind(&self) -> LaneKind {
         LaneKind::Cpu
+    }
+
+    fn host(&self) -> &Cpu {
+        &self.host
+    }
+
+    fn offloads(&self) -> bool {
+        false
     }
 
     fn gemm(
@@ -32,7 +45,7 @@ impl Lane for CpuLane {
         beta: f32,
         c: MatMut<'_>,
     ) -> Result<(), LaneError> {
-        Ok(gemm(alpha, a, b, beta, c, self.threads)?)
+        Ok(gemm(alpha, a, b, beta, c, self.host.team().members())?)
     }
 }
 

@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::cpu::Cpu;
 pub use crate::kernel::gemm::{Mat, MatError, MatMut};
 pub use candle::CandleLane;
 pub use cpu::CpuLane;
@@ -103,6 +104,13 @@ pub trait Lane: fmt::Debug + Send + Sync {
     /// Which kind it is.
     fn kind(&self) -> LaneKind;
 
+    /// The processor and threads of everything that is not a product.
+    fn host(&self) -> &Cpu;
+
+    /// Whether products are handed over as matrices ([`Lane::gemm`]); if not, the host's own kernels
+    /// make them.
+    fn offloads(&self) -> bool;
+
     /// `C = alpha A B + beta C`; with `beta == 0` the old `C` is not read.
     ///
     /// The same operands give the same bytes on the same lane.
@@ -121,7 +129,7 @@ pub trait Lane: fmt::Debug + Send + Sync {
     ) -> Result<(), LaneError>;
 }
 
-/// Opens a lane; `threads` is how many threads of the CPU a product may use (0 counts as 1).
+/// Opens a lane; `threads` is how many threads of the CPU it may use (0 counts as 1).
 ///
 /// # Errors
 /// [`LaneError::NotBuilt`] when the cargo feature is missing, [`LaneError::NoDevice`] when the
@@ -129,7 +137,7 @@ pub trait Lane: fmt::Debug + Send + Sync {
 pub fn open(kind: LaneKind, threads: usize) -> Result<Arc<dyn Lane>, LaneError> {
     match kind {
         LaneKind::Cpu => Ok(Arc::new(CpuLane::new(threads))),
-        LaneKind::Cuda | LaneKind::Metal => Ok(Arc::new(CandleLane::open(kind)?)),
+        LaneKind::Cuda | LaneKind::Metal => Ok(Arc::new(CandleLane::open(kind, threads)?)),
     }
 }
 

@@ -13,7 +13,8 @@ impl Model {
     /// A model with freshly drawn parameters.
     ///
     /// Weights are normal with standard deviation `sqrt(2 / fan_in)`, biases 0, norms scale 1 and
-    /// shift 0, running statistics mean 0 and variance 1. Parameters are drawn in the order of
+    /// shift 0, running statistics mean 0 and variance 1. Weights and biases of recurrent layers are
+    /// uniform within `1 / sqrt(hidden)` of 0, as in PyTorch. Parameters are drawn in the order of
     /// their names from one ChaCha8 stream, so the same seed gives the same bytes.
     ///
     /// # Errors
@@ -41,6 +42,12 @@ impl Model {
 fn draw(spec: &ParamSpec, normal: &mut Normal) -> Vec<f32> {
     let count = spec.shape.iter().product();
     match (spec.role, spec.suffix) {
+        (_, "weight_ih" | "weight_hh" | "bias_ih" | "bias_hh") => {
+            // Three gates are stacked.
+            let bound = 1.0 / (spec.shape[0] as f64 / 3.0).sqrt();
+            let mut next = || ((2.0 * normal.unit() - 1.0) * bound) as f32;
+            (0..count).map(|_| next()).collect()
+        }
         (ParamRole::Weight, _) => {
             let fan_in: usize = spec.shape.iter().skip(1).product();
             let std = (2.0 / fan_in as f64).sqrt();
@@ -72,12 +79,15 @@ impl Normal {
         if let Some(spare) = self.spare.take() {
             return spare;
         }
-        // 53 random bits; the half step keeps the logarithm's argument above zero.
-        let mut unit = || ((self.rng.next_u64() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-        let radius = (-2.0 * unit().ln()).sqrt();
-        let (sin, cos) = (TAU * unit()).sin_cos();
+        let radius = (-2.0 * self.unit().ln()).sqrt();
+        let (sin, cos) = (TAU * self.unit()).sin_cos();
         self.spare = Some(radius * sin);
         radius * cos
+    }
+
+    /// A number above 0 and below 1: 53 random bits and half a step, so that it has a logarithm.
+    fn unit(&mut self) -> f64 {
+        ((self.rng.next_u64() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
     }
 }
 
@@ -85,7 +95,7 @@ impl Normal {
 mod tests {
     use super::*;
     use crate::model::values;
-    use crate::zoo::{Norm, resnet20};
+    use crate::zoo::{GruConfig, Norm, gru, resnet20};
 
     fn info() -> ModelInfo {
         ModelInfo {
@@ -139,6 +149,32 @@ mod tests {
         assert!(at("stem.norm.running_mean").iter().all(|&v| v == 0.0));
         assert!(at("stem.norm.running_var").iter().all(|&v| v == 1.0));
         assert!(at("head.bias").iter().all(|&v| v == 0.0));
+    }
+
+    #[test]
+    fn recurrent_parameters_are_uniform_within_the_root_of_the_width() {
+        let graph = gru(&GruConfig::new(3, 8, 10)).unwrap();
+        let info = ModelInfo {
+            architecture: "gru".into(),
+            ..info()
+        };
+        let m = Model::init(graph, info, 4).unwrap();
+        for suffix in ["weight_ih", "weight_hh", "bias_ih", "bias_hh"] {
+            let name = format!("gru0.{suffix}");
+            let v = values(&name, &m.params[&name]).unwrap();
+            let n = v.len() as f32;
+            let largest = v.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            // 1 / sqrt(64), and a variance of a third of its square.
+            assert!(largest <= 0.125 && largest > 0.12, "{name}: {largest}");
+            let square = v.iter().map(|v| v * v).sum::<f32>() / n;
+            let want = 0.125_f32.powi(2) / 3.0;
+            assert!(
+                (square / want - 1.0).abs() < 3.0 / n.sqrt(),
+                "{name}: {square}"
+            );
+        }
+        let head = values("head.weight", &m.params["head.weight"]).unwrap();
+        assert!(head.iter().any(|v| v.abs() > 0.25), "the head is normal");
     }
 
     #[test]

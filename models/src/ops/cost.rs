@@ -4,7 +4,7 @@ use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Op, ParamRole, ShapeError};
+use super::{Gru, Op, ParamRole, ShapeError};
 use crate::graph::Shape;
 
 /// Work and traffic of one operator for **one sample**.
@@ -109,6 +109,7 @@ impl Op {
                 let with_bias = products.saturating_add(bias);
                 (with_bias, products, with_bias)
             }
+            Self::Gru(g) => recurrent(g, inputs[0][1]),
             // Mean 1, squares 3, map 4; adjoint: sums 4 (shared, counted with the parameters), map 5.
             Self::BatchNorm(_) | Self::GroupNorm(_) => (
                 out.saturating_mul(8),
@@ -142,10 +143,28 @@ fn pooling(op: &Op, out: u64, kernel: &[usize]) -> (u64, u64, u64) {
     }
 }
 
+/// A step takes two products (`3 H C` and `3 H H` terms), 4 additions of biases to each unit, 3 gates
+/// with a product and a sum before the last, and 3 operations for the new state.
+///
+/// The adjoint makes the gates anew, takes 17 operations for the gradients of their sums and one
+/// product on to the step before: shared, counted with the parameters, as are their own two products and
+/// the biases' sums. The input's gradient is one product.
+fn recurrent(g: &Gru, steps: usize) -> (u64, u64, u64) {
+    let units = product(&[g.hidden, steps]);
+    let by_input = product(&[6, g.input, g.hidden, steps]);
+    let by_state = product(&[6, g.hidden, g.hidden, steps]);
+    let sum = |terms: [u64; 3]| terms.into_iter().fold(0, u64::saturating_add);
+    let gates = sum([by_input, by_state, units.saturating_mul(9)]);
+    let forward = gates.saturating_add(units.saturating_mul(3));
+    let gradients = sum([by_state, units.saturating_mul(17), gates]);
+    let own = sum([by_input, by_state, units.saturating_mul(4)]);
+    (forward, by_input, gradients.saturating_add(own))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{BatchNorm, Conv1d, Conv2d, GroupNorm, Linear, Pool1d, Pool2d};
+    use crate::ops::{BatchNorm, Conv1d, Conv2d, GroupNorm, GruOutput, Linear, Pool1d, Pool2d};
 
     #[test]
     fn a_grouped_convolution_follows_the_formula() {
@@ -202,6 +221,28 @@ mod tests {
             bias: true,
         });
         check(linear, &[vec![7]], [75, 70, 75], [7, 5, 40]);
+        // 5 steps of 4 units that read 3 channels: products of 360 and 480 operations.
+        let gru = |output| {
+            Op::Gru(Gru {
+                input: 3,
+                hidden: 4,
+                output,
+            })
+        };
+        let gates = 360 + 480 + 20 * 9;
+        let flop = [
+            gates + 20 * 3,
+            360,
+            gates + 480 + 20 * 17 + 360 + 480 + 20 * 4,
+        ];
+        let weights = 12 * 3 + 12 * 4 + 24;
+        check(
+            gru(GruOutput::Sequence),
+            &[vec![3, 5]],
+            flop,
+            [15, 20, weights],
+        );
+        check(gru(GruOutput::Last), &[vec![3, 5]], flop, [15, 4, weights]);
         let batch = Op::BatchNorm(BatchNorm {
             channels: 3,
             eps: 1e-5,

@@ -8,25 +8,30 @@
 
 mod activation;
 mod add;
-mod conv;
 mod cost;
 mod flatten;
-mod linear;
+mod gru;
 mod loss;
-mod norm;
+pub(crate) mod norm;
+mod offload;
 mod pool;
+pub(crate) mod product;
 mod spec;
 
 pub use cost::Cost;
 pub use loss::softmax_cross_entropy;
 pub use spec::{
-    BatchNorm, Conv1d, Conv2d, GroupNorm, Linear, Op, ParamRole, ParamSpec, Pool1d, Pool2d,
-    ShapeError,
+    BatchNorm, Conv1d, Conv2d, GroupNorm, Gru, GruOutput, Linear, Op, ParamRole, ParamSpec, Pool1d,
+    Pool2d, ShapeError,
 };
 
 use serde::{Deserialize, Serialize};
 
+use norm::Norm;
+use product::Product;
+
 use crate::graph::Shape;
+use crate::kernel::cpu::Workspace;
 use crate::lane::{Lane, LaneError, MatError};
 
 /// Which statistics a batch norm uses, and what moves.
@@ -54,7 +59,8 @@ pub struct Operand<'a> {
 /// What a forward leaves for its adjoint beside inputs and output.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Saved {
-    /// Norms: mean and reciprocal deviation per channel or per sample and group.
+    /// Norms: mean and reciprocal deviation per channel or per sample and group. Recurrent layers that
+    /// give on their last state: every state, `[B, L, H]`.
     pub values: Vec<f32>,
     /// Max pooling: where each maximum was.
     pub places: Vec<u32>,
@@ -63,14 +69,17 @@ pub struct Saved {
 /// Buffers an operator may scribble on; kept between calls so that steps do not allocate.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// Patches of a tile of positions: at most [`conv::WORKSPACE_BYTES`](crate::ops::WORKSPACE_BYTES).
+    /// What the host's kernels work in.
+    pub(crate) workspace: Workspace,
+    /// Patches of a tile of positions where products are offloaded, or gates: at most
+    /// [`WORKSPACE_BYTES`].
     pub(crate) patches: Vec<f32>,
-    /// Weights or their gradient in channels-last order.
+    /// Offloaded: weights or their gradient in channels-last order.
     pub(crate) weight: Vec<f32>,
-    /// Per-channel vectors of tile length.
-    pub(crate) tiles: [Vec<f32>; 6],
-    /// Per-channel sums.
-    pub(crate) sums: [Vec<f64>; 2],
+    /// Recurrent layers: biases, states, partial sums.
+    pub(crate) tiles: [Vec<f32>; 3],
+    /// Recurrent layers: sums per gate.
+    pub(crate) sums: Vec<f64>,
 }
 
 impl Saved {
@@ -84,13 +93,13 @@ impl Scratch {
     /// Bytes owned.
     pub(crate) fn held_bytes(&self) -> usize {
         let floats = self.tiles.iter().chain([&self.patches, &self.weight]);
-        let sums: usize = self.sums.iter().map(Vec::capacity).sum();
         let floats: usize = floats.map(Vec::capacity).sum();
-        size_of::<f32>() * floats + size_of::<f64>() * sums
+        let sums = size_of::<f64>() * self.sums.capacity();
+        self.workspace.held_bytes() + size_of::<f32>() * floats + sums
     }
 }
 
-pub use conv::WORKSPACE_BYTES;
+pub use offload::WORKSPACE_BYTES;
 
 /// Everything a forward reads and writes.
 pub struct Forward<'a> {
@@ -102,6 +111,8 @@ pub struct Forward<'a> {
     pub params: &'a [&'a [f32]],
     /// Behaviour of batch norms.
     pub mode: NormMode,
+    /// Whether an adjoint may follow; without, `saved` can stay empty.
+    pub keep: bool,
     /// The value made: `batch * product(output shape)`.
     pub output: &'a mut [f32],
     /// What the adjoint will need.
@@ -209,12 +220,15 @@ impl Op {
         self.check_forward(&cx)?;
         let cx = &mut cx;
         match self {
-            Self::Conv1d(_) | Self::Conv2d(_) => {
-                conv::forward(&conv::Plan::of(self, cx.inputs[0].shape)?, cx)
+            Self::Conv1d(_) | Self::Conv2d(_) | Self::Linear(_) => {
+                match Product::of(self, cx.inputs[0].shape)? {
+                    Some(product) => product::forward(&product, cx),
+                    None => Ok(()),
+                }
             }
-            Self::Linear(l) => linear::forward(l, cx),
-            Self::BatchNorm(n) => norm::batch_forward(n, cx),
-            Self::GroupNorm(n) => norm::group_forward(n, cx),
+            Self::Gru(g) => gru::forward(g, cx),
+            Self::BatchNorm(n) => norm::forward(Norm::Batch(n), cx),
+            Self::GroupNorm(n) => norm::forward(Norm::Group(n), cx),
             Self::Relu | Self::Relu6 => {
                 activation::forward(cx, self.rectifies_to().unwrap_or(f32::INFINITY));
                 Ok(())
@@ -245,12 +259,15 @@ impl Op {
         self.check_adjoint(&cx)?;
         let cx = &mut cx;
         match self {
-            Self::Conv1d(_) | Self::Conv2d(_) => {
-                conv::adjoint(&conv::Plan::of(self, cx.inputs[0].shape)?, cx)
+            Self::Conv1d(_) | Self::Conv2d(_) | Self::Linear(_) => {
+                match Product::of(self, cx.inputs[0].shape)? {
+                    Some(product) => product::adjoint(&product, cx),
+                    None => Ok(()),
+                }
             }
-            Self::Linear(l) => linear::adjoint(l, cx),
-            Self::BatchNorm(n) => norm::batch_adjoint(n, cx),
-            Self::GroupNorm(n) => norm::group_adjoint(n, cx),
+            Self::Gru(g) => gru::adjoint(g, cx),
+            Self::BatchNorm(n) => norm::adjoint(Norm::Batch(n), cx),
+            Self::GroupNorm(n) => norm::adjoint(Norm::Group(n), cx),
             Self::Relu | Self::Relu6 => {
                 activation::adjoint(cx, self.rectifies_to().unwrap_or(f32::INFINITY));
                 Ok(())
@@ -284,6 +301,11 @@ impl Op {
                 inputs: weight,
                 output: false,
             },
+            // Gates are made anew from the input and the hidden states.
+            Self::Gru(g) => Keeps {
+                inputs: any,
+                output: any && g.output == GruOutput::Sequence,
+            },
             Self::BatchNorm(_) if mode != NormMode::Train => Keeps {
                 inputs: weight,
                 output: false,
@@ -303,6 +325,19 @@ impl Op {
             | Self::GlobalAvgPool
             | Self::Add
             | Self::Flatten => Keeps::default(),
+        }
+    }
+
+    /// Values that a forward leaves in [`Saved`] for each sample of these shapes, the few statistics of
+    /// norms aside.
+    #[must_use]
+    pub fn saves(&self, inputs: &[&Shape]) -> u64 {
+        match (self, inputs) {
+            (Self::Gru(g), [x]) if g.output == GruOutput::Last => {
+                let steps = positions(x) as u64;
+                steps.saturating_mul(g.hidden as u64)
+            }
+            _ => 0,
         }
     }
 

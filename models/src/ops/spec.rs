@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::Shape;
+use crate::graph::{MAX_VALUES, Shape};
 
 /// An operator and its attributes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,8 @@ pub enum Op {
     Conv2d(Conv2d),
     /// Fully connected layer over `[F]`.
     Linear(Linear),
+    /// Gated recurrent unit over the positions of `[C, L]`.
+    Gru(Gru),
     /// Batch normalisation over the channel dimension of `[C, ...]`.
     BatchNorm(BatchNorm),
     /// Group normalisation of `[C, ...]`.
@@ -94,6 +96,45 @@ pub struct Linear {
     pub bias: bool,
 }
 
+/// Attributes of a gated recurrent unit, as PyTorch's `nn.GRU` of one layer and one direction has it.
+///
+/// The hidden state begins at 0. With `r`, `z` and `n` stacked in this order, the parameters are
+/// `weight_ih` `[3 hidden, input]`, `weight_hh` `[3 hidden, hidden]`, `bias_ih` and `bias_hh`
+/// `[3 hidden]`; PyTorch calls them the same with `_l0` behind.
+///
+/// ```text
+/// r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+/// z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+/// n = tanh(W_in x + b_in + r (W_hn h + b_hn))
+/// h' = (1 - z) n + z h
+/// ```
+///
+/// # Shapes
+/// `[input, L] -> [hidden, L]` ([`GruOutput::Sequence`]) or `[hidden]` ([`GruOutput::Last`])
+/// # Source
+/// Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder for statistical machine
+/// translation", in PyTorch's variant: the reset gate stands behind the product.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gru {
+    /// Channels read.
+    pub input: usize,
+    /// Values of the hidden state.
+    pub hidden: usize,
+    /// Which states are made.
+    pub output: GruOutput,
+}
+
+/// Which hidden states a recurrent layer gives on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GruOutput {
+    /// That behind every time step.
+    Sequence,
+    /// That behind the last.
+    Last,
+}
+
 /// Attributes of batch normalisation. Parameters `weight`, `bias`, `running_mean`, `running_var`: `[channels]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -146,9 +187,9 @@ pub struct Pool2d {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ParamRole {
-    /// Weight of a convolution or linear layer: quantized in model files, decayed by optimizers.
+    /// Weight of a convolution, linear or recurrent layer: quantized in model files, decayed by optimizers.
     Weight,
-    /// Bias of a convolution or linear layer: F32, not decayed.
+    /// Bias of a convolution, linear or recurrent layer: F32, not decayed.
     Bias,
     /// Scale or shift of a norm: F32, not decayed.
     Norm,
@@ -304,6 +345,20 @@ fn usable_eps(eps: f32) -> bool {
     eps > 0.0 && eps.is_finite()
 }
 
+/// Every state of a sample must be held, even if only the last is given on: `hidden * length` values.
+fn recurrent(g: &Gru, length: usize) -> Result<(), ShapeError> {
+    if g.input == 0 || g.hidden == 0 || length == 0 {
+        return attribute("input, hidden and the number of time steps must be at least 1");
+    }
+    match g.hidden.checked_mul(length) {
+        Some(values) if values <= MAX_VALUES => Ok(()),
+        _ => attribute(format!(
+            "{} hidden values over {length} time steps are more than {MAX_VALUES}",
+            g.hidden
+        )),
+    }
+}
+
 fn grouped(in_channels: usize, out_channels: usize, groups: usize) -> Result<(), ShapeError> {
     if groups == 0 || in_channels == 0 || out_channels == 0 {
         return attribute("groups and channels must be at least 1");
@@ -334,6 +389,7 @@ impl Op {
             Self::Conv1d(_) => "conv1d",
             Self::Conv2d(_) => "conv2d",
             Self::Linear(_) => "linear",
+            Self::Gru(_) => "gru",
             Self::BatchNorm(_) => "batch_norm",
             Self::GroupNorm(_) => "group_norm",
             Self::Relu => "relu",
@@ -393,6 +449,15 @@ impl Op {
                 }
                 channels(x, l.in_features)?;
                 Ok(vec![l.out_features])
+            }
+            Self::Gru(g) => {
+                let x = ranked(inputs, 2)?;
+                recurrent(g, x[1])?;
+                channels(x, g.input)?;
+                Ok(match g.output {
+                    GruOutput::Sequence => vec![g.hidden, x[1]],
+                    GruOutput::Last => vec![g.hidden],
+                })
             }
             Self::BatchNorm(n) => {
                 let x = one(inputs)?;
@@ -460,7 +525,7 @@ impl Op {
         }
     }
 
-    /// The operator's parameters in a fixed order: `weight`, `bias`, then statistics.
+    /// The operator's parameters in a fixed order: weights, biases, then statistics.
     #[must_use]
     pub fn params(&self) -> Vec<ParamSpec> {
         let spec = |suffix, shape, role| ParamSpec {
@@ -491,6 +556,16 @@ impl Op {
                 c.bias,
             ),
             Self::Linear(l) => affine(vec![l.out_features, l.in_features], l.bias),
+            Self::Gru(g) => {
+                // Sizes of a graph that nobody has checked yet may be absurd.
+                let gates = g.hidden.saturating_mul(3);
+                vec![
+                    spec("weight_ih", vec![gates, g.input], ParamRole::Weight),
+                    spec("weight_hh", vec![gates, g.hidden], ParamRole::Weight),
+                    spec("bias_ih", vec![gates], ParamRole::Bias),
+                    spec("bias_hh", vec![gates], ParamRole::Bias),
+                ]
+            }
             Self::BatchNorm(n) => vec![
                 spec("weight", vec![n.channels], ParamRole::Norm),
                 spec("bias", vec![n.channels], ParamRole::Norm),

@@ -9,9 +9,9 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::TrainConfig;
 use super::optimizer::Optimizer;
 use super::params::ParamSet;
+use super::{Precision, TrainConfig};
 
 /// Key of the one metadata entry.
 const KEY: &str = "lamplight.training";
@@ -128,13 +128,12 @@ pub(super) fn write(
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
 
-/// Reads a run back into `params` and `optimizer`, which give names and shapes.
-pub(super) fn read(
-    bytes: &[u8],
-    config: &TrainConfig,
-    params: &mut ParamSet,
-    optimizer: &mut Optimizer,
-) -> Result<Position, CheckpointError> {
+/// In which numbers a saved run calculates.
+pub(super) fn precision(bytes: &[u8]) -> Result<Precision, CheckpointError> {
+    Ok(header(bytes)?.config.precision)
+}
+
+fn header(bytes: &[u8]) -> Result<Header, CheckpointError> {
     let (_, metadata) = SafeTensors::read_metadata(bytes)?;
     let entry = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
     let entry = entry.ok_or_else(|| CheckpointError::Metadata("it is missing".to_owned()))?;
@@ -147,7 +146,17 @@ pub(super) fn read(
         Some(got) => return Err(CheckpointError::Format { got }),
         None => return Err(CheckpointError::Metadata("no format number".to_owned())),
     }
-    let header: Header = serde_json::from_value(loose).map_err(malformed)?;
+    serde_json::from_value(loose).map_err(malformed)
+}
+
+/// Reads a run back into `params` and `optimizer`, which give names and shapes.
+pub(super) fn read(
+    bytes: &[u8],
+    config: &TrainConfig,
+    params: &mut ParamSet,
+    optimizer: &mut Optimizer,
+) -> Result<Position, CheckpointError> {
+    let header = header(bytes)?;
     if header.config != *config {
         let show = |c: &TrainConfig| serde_json::to_string(c).unwrap_or_else(|e| e.to_string());
         return Err(CheckpointError::Config {

@@ -85,6 +85,14 @@ pub enum TrainError {
         /// Classes of the model.
         classes: usize,
     },
+    /// A place without a sample.
+    #[error("there is no sample {place} among {samples}")]
+    Place {
+        /// The place.
+        place: usize,
+        /// Samples there are.
+        samples: usize,
+    },
     /// Too few samples to train on.
     #[error("training wants at least {want} sample(s), got {got}")]
     TooFewSamples {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    Executor, ParamSet, TrainConfig, TrainError, batch::Intake, check_config, classes_of, trainable,
+    Executor, ParamSet, Precision, TrainConfig, TrainError, batch::Intake, check_config,
+    classes_of, trainable,
 };
 use crate::graph::Checked;
 use crate::lane::Lane;
@@ -64,11 +65,14 @@ impl Footprint {
     ) -> Result<Self, TrainError> {
         let prepared = Prepared::of(model, config)?;
         let batch = config.batch.min(train.max(1)).max(TRIAL) as u64;
-        let executor = prepared.executor(config);
+        // Not knowing the machine, the smaller of both.
+        let precision = match config.precision {
+            Precision::Auto => Precision::Bf16,
+            other => other,
+        };
+        let executor = prepared.executor(config, precision);
         Ok(Self {
-            activations: (executor.least_values())
-                .saturating_mul(F32)
-                .saturating_mul(batch),
+            activations: executor.least_bytes().saturating_mul(batch),
             samples: bytes(train.saturating_add(held_out)).saturating_mul(prepared.input as u64),
             ..prepared.parameters(config)
         })
@@ -91,7 +95,7 @@ impl Footprint {
     ) -> Result<Self, TrainError> {
         let prepared = Prepared::of(model, config)?;
         let (input, params) = (prepared.input, &prepared.params);
-        let mut executor = prepared.executor(config);
+        let mut executor = prepared.executor(config, config.precision.settled(&**lane));
         let mut grads: Vec<Vec<f32>> = prepared.sizes.iter().map(|&n| vec![0.0; n]).collect();
         let x = vec![0.0; TRIAL * input];
         let lane = &**lane;
@@ -152,8 +156,8 @@ impl Prepared {
         })
     }
 
-    fn executor(&self, config: &TrainConfig) -> Executor {
-        Executor::new(self.graph.clone(), &self.moves, config.norm_mode)
+    fn executor(&self, config: &TrainConfig, precision: Precision) -> Executor {
+        Executor::new(self.graph.clone(), &self.moves, config.norm_mode).with_precision(precision)
     }
 
     /// What follows from the parameters alone.

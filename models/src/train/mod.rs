@@ -9,22 +9,28 @@
 
 mod batch;
 mod checkpoint;
+mod engine;
 mod error;
 mod evaluate;
 mod executor;
 mod footprint;
 mod optimizer;
 mod params;
+mod plan;
+mod precision;
+mod predict;
 mod trainable;
 
 pub use batch::Augment;
 pub use checkpoint::CheckpointError;
 pub use error::TrainError;
-pub use evaluate::{Evaluation, evaluate, predict};
+pub use evaluate::{Evaluation, evaluate};
 pub use executor::{ExecuteError, Executor};
 pub use footprint::Footprint;
 pub use optimizer::{Optimizer, OptimizerConfig, clip_factor, global_norm};
 pub use params::{Param, ParamError, ParamSet};
+pub use precision::{Precision, UnknownPrecision};
+pub use predict::{Predictor, predict};
 pub use trainable::{Trainable, UnknownTrainable};
 
 use std::ops::ControlFlow;
@@ -36,7 +42,7 @@ use crate::graph::{Checked, Graph};
 use crate::kernel::elementwise;
 use crate::lane::Lane;
 use crate::model::Model;
-use crate::ops::{NormMode, Op, softmax_cross_entropy};
+use crate::ops::{NormMode, Op, positions, softmax_cross_entropy};
 use crate::samples::Samples;
 use batch::Intake;
 use checkpoint::Position;
@@ -90,6 +96,10 @@ pub struct TrainConfig {
     /// Random changes to the raw samples.
     #[serde(default)]
     pub augment: Augment,
+    /// In which numbers steps calculate. Not written where it is the usual one, so that saved training
+    /// of that kind reads the same in every version.
+    #[serde(default, skip_serializing_if = "Precision::is_usual")]
+    pub precision: Precision,
     /// Seed of order and augmentation.
     pub seed: u64,
 }
@@ -147,14 +157,20 @@ pub struct Trainer {
 
 impl Trainer {
     /// Begins a run. The parameters of [`TrainConfig::trainable`] move; in [`NormMode::Eval`] those
-    /// of batch norms stay.
+    /// of batch norms stay. [`Precision::Auto`] is settled here: [`Trainer::config`] tells on what.
     ///
     /// # Errors
     /// [`TrainError`] when the model is inconsistent or a setting out of range.
-    pub fn new(model: Model, config: TrainConfig, lane: Arc<dyn Lane>) -> Result<Self, TrainError> {
+    pub fn new(
+        model: Model,
+        mut config: TrainConfig,
+        lane: Arc<dyn Lane>,
+    ) -> Result<Self, TrainError> {
         let graph = model.graph.check()?;
         let classes = classes_of(&graph, &model)?;
         check_config(&config, &graph)?;
+        // A run that was saved goes on in the numbers it began with, or not at all.
+        config.precision = config.precision.settled(&*lane);
         let params = ParamSet::read(&graph, &model.params)?;
         let intake = Intake::new(&model.info, graph.input[0])?;
         let trainable = trainable(&graph, &model.graph, &config)?;
@@ -165,7 +181,8 @@ impl Trainer {
             .map(|(p, &t)| if t { p.values.len() } else { 0 })
             .collect();
         Ok(Self {
-            executor: Executor::new(graph, &trainable, config.norm_mode),
+            executor: Executor::new(graph, &trainable, config.norm_mode)
+                .with_precision(config.precision),
             optimizer: Optimizer::new(config.optimizer, &sizes),
             grads: sizes.iter().map(|&n| vec![0.0; n]).collect(),
             model,
@@ -182,7 +199,7 @@ impl Trainer {
     }
 
     /// Goes on with a run saved by [`Trainer::save`]; `model` gives graph and description, the
-    /// parameters come from `saved`.
+    /// parameters come from `saved`. [`Precision::Auto`] is what the run was saved with.
     ///
     /// # Errors
     /// [`TrainError::Checkpoint`] when the bytes are malformed or belong to another model or other
@@ -193,10 +210,23 @@ impl Trainer {
         lane: Arc<dyn Lane>,
         saved: &[u8],
     ) -> Result<Self, TrainError> {
+        let mut config = config;
+        if config.precision == Precision::Auto {
+            config.precision = checkpoint::precision(saved)?;
+        }
         let mut run = Self::new(model, config, lane)?;
         run.position = checkpoint::read(saved, &run.config, &mut run.params, &mut run.optimizer)?;
         run.model.params = run.params.tensors()?;
         Ok(run)
+    }
+
+    /// In which numbers a saved run calculates, before anything of it is built: its memory depends on
+    /// that.
+    ///
+    /// # Errors
+    /// [`TrainError::Checkpoint`] when the bytes are malformed.
+    pub fn precision_of(saved: &[u8]) -> Result<Precision, TrainError> {
+        Ok(checkpoint::precision(saved)?)
     }
 
     /// The run as a safetensors file: parameters, moments, place. The same state gives the same
@@ -398,7 +428,8 @@ impl Trainer {
         }
         let graph = self.executor.graph();
         batch::check_samples(samples, &graph.input, &self.model.info.classes)?;
-        let pairs = uses_batch_statistics(graph, self.config.norm_mode);
+        // A last sample alone joins the batch before, unless all are alone.
+        let pairs = self.config.batch > 1 && uses_batch_statistics(graph, self.config.norm_mode);
         let (want, got) = (1 + usize::from(pairs), samples.len());
         if got < want {
             return Err(TrainError::TooFewSamples { want, got });
@@ -444,6 +475,13 @@ fn uses_batch_statistics(graph: &Checked, mode: NormMode) -> bool {
     mode == NormMode::Train && nodes.any(|n| matches!(n.op, Op::BatchNorm(_)))
 }
 
+/// Whether a batch norm would take the statistics of one single value from a batch of one sample.
+fn wants_pairs(graph: &Checked, mode: NormMode) -> bool {
+    let mut nodes = graph.nodes.iter().zip(&graph.shapes);
+    mode == NormMode::Train
+        && nodes.any(|(n, shape)| matches!(n.op, Op::BatchNorm(_)) && positions(shape) < 2)
+}
+
 /// Which parameters move, in the order of [`Checked::params`].
 fn trainable(
     checked: &Checked,
@@ -473,9 +511,9 @@ fn check_config(config: &TrainConfig, graph: &Checked) -> Result<(), TrainError>
     if config.batch == 0 {
         return refuse("batch must be at least 1");
     }
-    if config.batch == 1 && uses_batch_statistics(graph, config.norm_mode) {
+    if config.batch == 1 && wants_pairs(graph, config.norm_mode) {
         return refuse(
-            "batch must be at least 2 while batch norms train, or use norm_mode `frozen`",
+            "batch must be at least 2 while a batch norm of single values trains, or use norm_mode `frozen`",
         );
     }
     if config.clip_norm.is_some_and(|c| !c.is_finite() || c <= 0.0) {

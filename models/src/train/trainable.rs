@@ -67,7 +67,8 @@ impl Trainable {
         match self {
             Self::All => true,
             Self::Head => is_head,
-            Self::Bias => param.suffix == "bias",
+            // The shifts of norms are called so, too.
+            Self::Bias => param.role == ParamRole::Bias || param.suffix == "bias",
             Self::Norm => param.role == ParamRole::Norm,
         }
     }
@@ -108,6 +109,7 @@ impl FromStr for Trainable {
 mod tests {
     use super::*;
     use crate::model::fixture::{small_model, tcn_model};
+    use crate::zoo::{GruConfig, gru};
 
     fn names(t: Trainable) -> Vec<String> {
         t.names(&small_model(1).graph).into_iter().collect()
@@ -128,6 +130,16 @@ mod tests {
         let all = Trainable::All.names(&tcn_model(1).graph);
         assert_eq!(head.len(), 2, "{head:?}");
         assert!(head.is_subset(&all) && all.len() > 8);
+    }
+
+    #[test]
+    fn both_biases_of_a_recurrent_layer_are_biases() {
+        let graph = gru(&GruConfig::new(2, 8, 3)).unwrap();
+        let biases = Trainable::Bias.names(&graph);
+        let want = ["gru0.bias_hh", "gru0.bias_ih", "head.bias"];
+        assert_eq!(biases.into_iter().collect::<Vec<_>>(), want);
+        assert!(Trainable::Norm.names(&graph).is_empty());
+        assert_eq!(Trainable::All.names(&graph).len(), 6);
     }
 
     #[test]

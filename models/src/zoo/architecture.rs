@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::{
-    Depth, Layers, Norm, TcnConfig, ZooError, lenet, mobilenet_v2, resnet, resnet20_for, tcn, vgg,
+    Depth, GruConfig, Layers, Norm, TcnConfig, ZooError, gru, lenet, mobilenet_v2, resnet,
+    resnet20_for, tcn, vgg,
 };
 use crate::graph::Graph;
 
@@ -12,6 +13,8 @@ use crate::graph::Graph;
 pub enum Architecture {
     /// [`tcn`], as [`TcnConfig::new`] has it.
     Tcn,
+    /// [`gru`], as [`GruConfig::new`] has it.
+    Gru,
     /// [`resnet20_for`].
     ResNet20,
     /// [`resnet`] with 18 layers.
@@ -36,8 +39,9 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Tcn,
+        Self::Gru,
         Self::ResNet20,
         Self::ResNet18,
         Self::ResNet34,
@@ -55,6 +59,7 @@ impl Architecture {
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcn => "tcn",
+            Self::Gru => "gru",
             Self::ResNet20 => "resnet20",
             Self::ResNet18 => "resnet18",
             Self::ResNet34 => "resnet34",
@@ -73,6 +78,7 @@ impl Architecture {
     pub fn about(self) -> &'static str {
         match self {
             Self::Tcn => "Temporal convolutions, for sensor windows [channels, length]",
+            Self::Gru => "Gated recurrent unit, for sensor windows; it has no norm",
             Self::ResNet20 => {
                 "Residual net of 20 layers, for small images [channels, height, width]"
             }
@@ -96,10 +102,13 @@ impl Architecture {
     /// [`ZooError`] when the input has another number of dimensions, or as the network's own function
     /// has it.
     pub fn graph(self, input: &[usize], classes: usize, norm: Norm) -> Result<Graph, ZooError> {
-        if self == Self::Tcn {
+        if let Self::Tcn | Self::Gru = self {
             let &[channels, length] = input else {
                 return Err(self.unfit(input));
             };
+            if self == Self::Gru {
+                return gru(&GruConfig::new(channels, length, classes));
+            }
             return tcn(&TcnConfig {
                 norm,
                 ..TcnConfig::new(channels, length, classes)
@@ -108,7 +117,7 @@ impl Architecture {
         let image: [usize; 3] = input.try_into().map_err(|_| self.unfit(input))?;
         let residual = |depth| resnet(depth, image, classes, norm);
         match self {
-            Self::Tcn => Err(self.unfit(input)),
+            Self::Tcn | Self::Gru => Err(self.unfit(input)),
             Self::ResNet20 => resnet20_for(image, classes, norm),
             Self::ResNet18 => residual(Depth::D18),
             Self::ResNet34 => residual(Depth::D34),
@@ -124,7 +133,7 @@ impl Architecture {
 
     fn unfit(self, input: &[usize]) -> ZooError {
         let (want, other) = match self {
-            Self::Tcn => ("windows of [channels, length]", Self::ResNet20),
+            Self::Tcn | Self::Gru => ("windows of [channels, length]", Self::ResNet20),
             _ => ("images of [channels, height, width]", Self::Tcn),
         };
         ZooError::Input {
@@ -173,7 +182,7 @@ mod tests {
         for architecture in Architecture::ALL {
             assert_eq!(architecture.name().parse(), Ok(architecture));
             let input: &[usize] = match architecture {
-                Architecture::Tcn => &[6, 128],
+                Architecture::Tcn | Architecture::Gru => &[6, 128],
                 _ => &[3, 32, 32],
             };
             let graph = architecture.graph(input, 5, Norm::Group { groups: 8 });
@@ -190,6 +199,8 @@ mod tests {
             "resnet18 takes images of [channels, height, width], not [6, 128]; tcn takes those"
         );
         let e = Architecture::Tcn.graph(&[3, 32, 32], 5, Norm::Batch);
+        assert!(e.unwrap_err().to_string().ends_with("resnet20 takes those"));
+        let e = Architecture::Gru.graph(&[3, 32, 32], 5, Norm::Batch);
         assert!(e.unwrap_err().to_string().ends_with("resnet20 takes those"));
         let e = "alexnet".parse::<Architecture>().unwrap_err().to_string();
         assert!(e.contains("resnet50"), "{e}");

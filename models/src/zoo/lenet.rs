@@ -54,13 +54,11 @@ pub fn lenet(input: [usize; 3], classes: usize) -> Result<Graph, ZooError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::roles;
+    use crate::zoo::moving_values;
 
     #[test]
     fn it_has_the_known_parameter_count_on_digits() {
-        let roles = roles(&lenet([1, 28, 28], 10).unwrap());
-        let sizes = roles.values().map(|p| p.shape.iter().product::<usize>());
-        assert_eq!(sizes.sum::<usize>(), 61_706);
+        assert_eq!(moving_values(&lenet([1, 28, 28], 10).unwrap()), 61_706);
         assert!(lenet([1, 8, 8], 10).is_err(), "too small");
     }
 }

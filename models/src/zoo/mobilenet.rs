@@ -96,16 +96,12 @@ fn inverted(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::roles;
-    use crate::ops::ParamRole;
+    use crate::zoo::moving_values;
 
     #[test]
     fn it_has_the_known_parameter_count_and_ten_shortcuts() {
         let graph = mobilenet_v2([3, 224, 224], 1000, Norm::Batch).unwrap();
-        let roles = roles(&graph);
-        let moving = roles.values().filter(|p| p.role != ParamRole::Statistic);
-        let sizes = moving.map(|p| p.shape.iter().product::<usize>());
-        assert_eq!(sizes.sum::<usize>(), 3_504_872);
+        assert_eq!(moving_values(&graph), 3_504_872);
         let adds = graph.nodes.iter().filter(|n| n.op == Op::Add);
         assert_eq!(adds.count(), 10);
     }

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod build;
+mod gru;
 mod lenet;
 mod mobilenet;
 mod resnet;
@@ -10,6 +11,7 @@ mod tcn;
 mod vgg;
 
 pub use architecture::{Architecture, UnknownArchitecture};
+pub use gru::{GruConfig, gru};
 pub use lenet::lenet;
 pub use mobilenet::mobilenet_v2;
 pub use resnet::{resnet20, resnet20_for};
@@ -32,6 +34,16 @@ pub enum Norm {
     },
     /// Batch normalisation with PyTorch's momentum of 0.1.
     Batch,
+}
+
+/// Values of the parameters that an optimizer moves.
+#[cfg(test)]
+fn moving_values(graph: &crate::graph::Graph) -> usize {
+    let roles = crate::model::roles(graph);
+    let moving = roles
+        .values()
+        .filter(|p| p.role != crate::ops::ParamRole::Statistic);
+    moving.map(|p| p.shape.iter().product::<usize>()).sum()
 }
 
 /// Why a configuration makes no network.

@@ -129,6 +129,7 @@ mod tests {
     use super::*;
     use crate::model::roles;
     use crate::ops::ParamRole;
+    use crate::zoo::moving_values;
 
     const IMAGE: [usize; 3] = [3, 224, 224];
 
@@ -141,10 +142,9 @@ mod tests {
             (Depth::D101, 101, 44_549_160),
             (Depth::D152, 152, 60_192_808),
         ] {
-            let roles = roles(&resnet(depth, IMAGE, 1000, Norm::Batch).unwrap());
-            let moving = roles.values().filter(|p| p.role != ParamRole::Statistic);
-            let sizes = moving.map(|p| p.shape.iter().product::<usize>());
-            assert_eq!(sizes.sum::<usize>(), count, "{depth:?}");
+            let graph = resnet(depth, IMAGE, 1000, Norm::Batch).unwrap();
+            assert_eq!(moving_values(&graph), count, "{depth:?}");
+            let roles = roles(&graph);
             let weights = roles
                 .iter()
                 .filter(|(name, p)| p.role == ParamRole::Weight && !name.contains("shortcut"));

@@ -144,7 +144,7 @@ impl TcnConfig {
 mod tests {
     use super::*;
     use crate::model::roles;
-    use crate::ops::ParamRole;
+    use crate::zoo::moving_values;
 
     fn lengths(config: &TcnConfig) -> Vec<usize> {
         let checked = tcn(config).unwrap().check().unwrap();
@@ -159,11 +159,7 @@ mod tests {
     fn the_usual_net_halves_the_length_and_has_its_parameter_count() {
         let config = TcnConfig::new(6, 128, 6);
         assert_eq!(lengths(&config), [128, 64, 32, 16]);
-        let count: usize = roles(&tcn(&config).unwrap())
-            .values()
-            .filter(|p| p.role != ParamRole::Statistic)
-            .map(|p| p.shape.iter().product::<usize>())
-            .sum();
+        let count = moving_values(&tcn(&config).unwrap());
         let convs = 6 * 32 * 5 + 32 * 48 * 5 + 48 * 64 * 5 + 64 * 64 * 5;
         let norms = 2 * (32 + 48 + 64 + 64);
         assert_eq!(count, convs + norms + 64 * 6 + 6);

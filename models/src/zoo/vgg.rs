@@ -76,8 +76,7 @@ pub fn vgg(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::roles;
-    use crate::ops::ParamRole;
+    use crate::zoo::moving_values;
 
     #[test]
     fn each_has_its_known_parameter_count_but_for_the_convolutions_biases() {
@@ -89,10 +88,8 @@ mod tests {
                 2 * 64 + 2 * 128 + 3 * 256 + 6 * 512,
             ),
         ] {
-            let roles = roles(&vgg(layers, [3, 224, 224], 1000, Norm::Batch).unwrap());
-            let moving = roles.values().filter(|p| p.role != ParamRole::Statistic);
-            let sizes = moving.map(|p| p.shape.iter().product::<usize>());
-            assert_eq!(sizes.sum::<usize>(), count - biases, "{layers:?}");
+            let graph = vgg(layers, [3, 224, 224], 1000, Norm::Batch).unwrap();
+            assert_eq!(moving_values(&graph), count - biases, "{layers:?}");
         }
     }
 

@@ -12,7 +12,7 @@ pub(crate) mod runs;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use lamplight_models::graph::{Checked, Graph, Node, Source};
-use lamplight_models::ops::{NormMode, Op};
+use lamplight_models::ops::{GruOutput, NormMode, Op};
 
 /// Numbers in `-1..1`, the same for the same salt.
 pub(crate) fn noise(n: usize, salt: u64) -> Vec<f32> {
@@ -163,6 +163,31 @@ fn pool(x: &Tensor, s: &Slide, is_max: bool) -> Result<Tensor> {
     y.reshape((b, c, out[0], out[1]))
 }
 
+/// Every state of a gated recurrent unit over `[B, C, L]`, as PyTorch's documentation of `nn.GRU`
+/// writes it; the gates are cut out of the stacked parameters one by one.
+fn gru(x: &Tensor, params: &[Tensor], hidden: usize) -> Result<Vec<Tensor>> {
+    let (batch, _, length) = x.dims3()?;
+    let part = |which: usize, gate: usize| params[which].narrow(0, gate * hidden, hidden);
+    let affine = |v: &Tensor, weight: Tensor, bias: Tensor| {
+        v.matmul(&weight.t()?)?.broadcast_add(&bias.unsqueeze(0)?)
+    };
+    let sigmoid = |v: Tensor| (v.neg()?.exp()? + 1.0)?.recip();
+    let mut h = Tensor::zeros((batch, hidden), x.dtype(), x.device())?;
+    let mut states = Vec::new();
+    for t in 0..length {
+        let now = x.narrow(2, t, 1)?.squeeze(2)?.contiguous()?;
+        let of_input = |gate| affine(&now, part(0, gate)?, part(2, gate)?);
+        let of_state = |gate| affine(&h, part(1, gate)?, part(3, gate)?);
+        let r = sigmoid((of_input(0)? + of_state(0)?)?)?;
+        let z = sigmoid((of_input(1)? + of_state(1)?)?)?;
+        let n = (of_input(2)? + (r * of_state(2)?)?)?.tanh()?;
+        let next = (((1.0 - &z)? * n)? + (&z * &h)?)?;
+        states.push(next.clone());
+        h = next;
+    }
+    Ok(states)
+}
+
 /// One operator, channels first.
 pub(crate) fn apply(
     op: &Op,
@@ -213,6 +238,13 @@ pub(crate) fn apply(
             with_bias(y, params.get(1))
         }
         Op::Linear(_) => with_bias(x.matmul(&params[0].t()?)?, params.get(1)),
+        Op::Gru(g) => {
+            let states = gru(x, params, g.hidden)?;
+            match g.output {
+                GruOutput::Sequence => Tensor::stack(&states, 2),
+                GruOutput::Last => Ok(states[states.len() - 1].clone()),
+            }
+        }
         Op::BatchNorm(n) => {
             let eps = f64::from(n.eps);
             let h = if mode == NormMode::Train {

@@ -154,6 +154,7 @@ pub(crate) fn config(optimizer: OptimizerConfig, norm_mode: NormMode) -> TrainCo
             noise_std: 0.05,
             scale: 0.1,
         },
+        precision: Default::default(),
         seed: 42,
     }
 }

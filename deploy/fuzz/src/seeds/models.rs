@@ -33,7 +33,10 @@ const WINDOWS: &str = r#"{"input":[2,9],"nodes":[
 {"name":"d","op":{"type":"conv1d","in_channels":2,"out_channels":2,"kernel":3,"stride":1,"padding":1,"dilation":1,"groups":2,"bias":true},"inputs":["c"]},
 {"name":"m","op":{"type":"max_pool1d","kernel":3,"stride":2,"padding":1},"inputs":["d"]},
 {"name":"a","op":{"type":"avg_pool1d","kernel":2,"stride":1,"padding":0},"inputs":["m"]},
-{"name":"p","op":{"type":"global_avg_pool"},"inputs":["a"]}],"output":"p"}"#;
+{"name":"s","op":{"type":"gru","input":2,"hidden":3,"output":"sequence"},"inputs":["a"]},
+{"name":"e","op":{"type":"gru","input":3,"hidden":3,"output":"last"},"inputs":["s"]},
+{"name":"p","op":{"type":"global_avg_pool"},"inputs":["s"]},
+{"name":"j","op":{"type":"add"},"inputs":["p","e"]}],"output":"j"}"#;
 
 /// A net of a few hundred bytes with every parameter role.
 pub(crate) fn small_model(seed: u64) -> Model {
@@ -210,6 +213,13 @@ fn linear(inputs: u64, outputs: u64) -> String {
     )
 }
 
+/// A graph of one recurrent layer over so many steps of one channel.
+fn recurrent(steps: u64, hidden: u64, output: &str) -> String {
+    format!(
+        r#"{{"input":[1,{steps}],"nodes":[{{"name":"g","op":{{"type":"gru","input":1,"hidden":{hidden},"output":"{output}"}},"inputs":["input"]}}],"output":"g"}}"#
+    )
+}
+
 fn hostile_graphs() -> Vec<Seed> {
     let bad = |name, text: String| Seed::new("graph", name, text);
     let relu = |name: &str, inputs: &str| {
@@ -229,6 +239,11 @@ fn hostile_graphs() -> Vec<Seed> {
         Seed::new("graph", "good-2e31-values-of-padding", wide),
         bad("bad-4-billion-features", linear(4, 1 << 32)),
         bad("bad-2e63-features", linear(4, 1 << 63)),
+        // Three times the first is one past the largest number; the second's square is too large.
+        bad("bad-gru-overflow", recurrent(4, u64::MAX / 3 + 1, "last")),
+        bad("bad-gru-2e20-hidden", recurrent(4, 1 << 20, "sequence")),
+        // Small weights and a small output, but states of 2^36 values between.
+        bad("bad-gru-2e36-states", recurrent(1 << 30, 64, "last")),
         bad("bad-deep", format!("{}0", r#"{"input":["#.repeat(80))),
         bad(
             "bad-cycle",
