@@ -218,7 +218,7 @@ pub(super) mod x86 {
     }
 }
 
-/// NEON. Reviewed, but neither compiled nor run where this was written: there is no such machine.
+/// NEON. Tested under an emulator (`.ci/neon`), not yet run on such a processor.
 #[cfg(target_arch = "aarch64")]
 pub(super) mod arm {
     use super::Dot;
