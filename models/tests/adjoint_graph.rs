@@ -11,7 +11,7 @@ use lamplight_models::ops::{
     BatchNorm, Conv1d, Conv2d, GroupNorm, Gru, GruOutput, Linear, NormMode, Op, ParamRole, Pool2d,
     softmax_cross_entropy,
 };
-use lamplight_models::train::{Executor, ParamSet};
+use lamplight_models::train::{Executor, ParamSet, Precision};
 use oracle::{assert_close, channels_last_f32, cross_entropy, graph, leaf, node, noise};
 
 const BATCH: usize = 4;
@@ -221,6 +221,81 @@ fn a_residual_graph_agrees_with_autograd_in_every_mode() {
     for mode in [NormMode::Train, NormMode::Frozen, NormMode::Eval] {
         agrees_with_candle(&residual(), mode);
     }
+}
+
+/// A product that could run over all samples as one, added to what is different for each of them.
+fn normed_beside_plain() -> Graph {
+    let norm = Op::GroupNorm(GroupNorm {
+        channels: 6,
+        groups: 2,
+        eps: 1e-3,
+    });
+    let nodes = vec![
+        node("a", conv(2, 6, 3, 1, 1), &["input"]),
+        node("a_norm", norm, &["a"]),
+        node("b", conv(2, 6, 1, 1, 1), &["input"]),
+        node("join", Op::Add, &["a_norm", "b"]),
+        node("relu", Op::Relu, &["join"]),
+        node("pool", Op::GlobalAvgPool, &["relu"]),
+        node("head", linear(6, 3), &["pool"]),
+    ];
+    graph(&[2, 5, 4], nodes, "head")
+}
+
+#[test]
+fn answers_are_those_of_training_and_do_not_depend_on_the_company() {
+    for g in [residual(), normed_beside_plain(), recurrent()] {
+        let checked = g.check().expect("graph");
+        let params = param_set(&checked);
+        let one: usize = checked.input.iter().product();
+        let x: Vec<f32> = channels_last_f32(&input(&checked), BATCH, &checked.input)
+            .iter()
+            .enumerate()
+            // Samples of very different sizes.
+            .map(|(i, v)| v * (1 + i / one) as f32)
+            .collect();
+        for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.1)] {
+            for threads in [1, 2] {
+                let lane = CpuLane::new(threads);
+                let mut executor =
+                    Executor::new(checked.clone(), &[], NormMode::Frozen).with_precision(precision);
+                let mut run = |x: &[f32], batch, keep| {
+                    executor
+                        .forward(&params, x, batch, keep, &lane)
+                        .expect("forward")
+                        .to_vec()
+                };
+                let want = run(&x, BATCH, true);
+                let largest = want.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+                let together = run(&x, BATCH, false);
+                let alone: Vec<f32> = x.chunks(one).flat_map(|x| run(x, 1, false)).collect();
+                for (i, w) in want.iter().enumerate() {
+                    for got in [together[i], alone[i]] {
+                        let off = (got - w).abs() / largest;
+                        assert!(off < tolerance, "{i}: {got} and {w}, {precision:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_group_norm_beside_a_plain_product_agrees_with_autograd() {
+    for mode in [NormMode::Train, NormMode::Frozen] {
+        agrees_with_candle(&normed_beside_plain(), mode);
+    }
+}
+
+#[test]
+fn parameters_of_another_graph_are_refused() {
+    let checked = residual().check().expect("graph");
+    let mut executor = Executor::new(checked.clone(), &[], NormMode::Frozen);
+    let x = channels_last_f32(&input(&checked), BATCH, &checked.input);
+    let other = param_set(&recurrent().check().expect("graph"));
+    let refused = executor.forward(&other, &x, BATCH, true, &CpuLane::new(1));
+    let told = refused.expect_err("not its parameters").to_string();
+    assert!(told.contains("parameters"), "{told}");
 }
 
 #[test]

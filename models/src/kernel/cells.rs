@@ -11,8 +11,8 @@ pub(super) struct Cells<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: places are handed out by `Cells::range` and `Cells::place` alone, whose callers promise
-// that no two threads get the same ones.
+// SAFETY: `Cells::range` hands out places to callers who promise that no two threads get the same ones;
+// `Cells::place` makes a pointer, and whoever reads or writes through it promises so there.
 unsafe impl<T: Send> Sync for Cells<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Cells<'_, T> {}
@@ -47,13 +47,17 @@ impl<'a, T> Cells<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
     }
 
-    /// A pointer to place `at`, good to the end of the slice.
+    /// A pointer to the first place of `range`, good to its end.
     ///
     /// # Panics
-    /// When `at` leaves the slice.
-    pub(super) fn place(&self, at: usize) -> *mut T {
-        assert!(at <= self.len, "{at} of {}", self.len);
+    /// When the range leaves the slice.
+    pub(super) fn place(&self, range: &Range<usize>) -> *mut T {
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} of {}",
+            self.len
+        );
         // SAFETY: inside the slice this was made of, or one past its end.
-        unsafe { self.first.add(at) }
+        unsafe { self.first.add(range.start) }
     }
 }

@@ -99,6 +99,7 @@ pub(super) struct Bench {
     pub other: Vec<f32>,
     pub sums: Vec<f32>,
     pub line: Vec<f32>,
+    /// Rows of weights on their way into pairs.
     pub half: Vec<f32>,
 }
 
@@ -131,9 +132,15 @@ pub(super) fn take(bench: &Mutex<Bench>) -> MutexGuard<'_, Bench> {
     bench.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A buffer of at least this length with unspecified values.
+/// A buffer of this length with unspecified values.
 pub(super) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
+    // Under AddressSanitizer each is a block of its own, so that a step past its end is seen, and
+    // reading what nobody wrote shows in the results.
+    if cfg!(exact_buffers) {
+        *buffer = Vec::new();
+        buffer.reserve_exact(len);
+        buffer.resize(len, f32::NAN);
+    } else if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
     &mut buffer[..len]

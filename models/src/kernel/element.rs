@@ -7,8 +7,17 @@ use half::bf16;
 use super::isa::Isa;
 use super::narrow;
 
-/// A stored number: f32 or bfloat16.
-pub trait Element: Copy + Default + PartialEq + Debug + Send + Sync + 'static {
+mod sealed {
+    /// Kernels write elements through pointers and trust what an [`super::Element`] says of itself.
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// A stored number: f32 or bfloat16, and nothing else.
+pub trait Element:
+    sealed::Sealed + Copy + Default + PartialEq + Debug + Send + Sync + 'static
+{
     /// Whether two of them make one operand of a register tile's pairs.
     const IS_HALF: bool;
     /// Exact value.
@@ -18,7 +27,7 @@ pub trait Element: Copy + Default + PartialEq + Debug + Send + Sync + 'static {
     /// Writes sums, on top of what is there where that counts.
     ///
     /// # Panics
-    /// When lengths differ.
+    /// When lengths differ, or this processor lacks the set.
     fn store(isa: Isa, sums: &[f32], add: bool, to: &mut [Self]) {
         assert_eq!(sums.len(), to.len(), "lengths differ");
         isa.run(
@@ -82,6 +91,7 @@ impl Element for bf16 {
     }
 
     fn store(isa: Isa, sums: &[f32], add: bool, to: &mut [Self]) {
+        assert!(isa.is_here(), "this processor lacks {isa}");
         if !add {
             narrow::halves(isa, sums, to);
             return;

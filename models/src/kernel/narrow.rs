@@ -28,7 +28,7 @@ pub(super) fn pairs(isa: Isa, a: &[f32], b: &[f32], out: &mut [f32]) {
     );
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512Bf16 {
-        // SAFETY: whoever chose this set has seen that it is there; all are as long as `out`.
+        // SAFETY: sets come from a `Cpu` or through `Element::store`, which both look whether they are there; all are as long as `out`.
         unsafe { x86::pairs(a.as_ptr(), b.as_ptr(), out.as_mut_ptr(), out.len()) };
         return;
     }
@@ -62,7 +62,7 @@ pub(super) fn halves(isa: Isa, line: &[f32], out: &mut [bf16]) {
     assert_eq!(line.len(), out.len(), "lengths differ");
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512Bf16 {
-        // SAFETY: whoever chose this set has seen that it is there; both are as long as `out`.
+        // SAFETY: sets come from a `Cpu` or through `Element::store`, which both look whether they are there; both are as long as `out`.
         unsafe { x86::halves(line.as_ptr(), out.as_mut_ptr(), out.len()) };
         return;
     }

@@ -118,7 +118,7 @@ pub fn sum<T: Element>(
 }
 
 /// `y = min(max(y * scale + shift + other, 0), most)`, in place over some finished values of a
-/// sample: what inference makes of a product.
+/// sample: what inference makes of a product, and training of one with a bias.
 pub fn finish<T: Element>(
     cpu: &Cpu,
     sample: usize,
@@ -165,7 +165,11 @@ pub fn finish<T: Element>(
 }
 
 /// `g = 0` where the rectifier that made `y` cut.
+///
+/// # Panics
+/// When lengths differ.
 pub fn mask<T: Element>(isa: Isa, y: &[T], most: f32, g: &mut [T]) {
+    assert_eq!(y.len(), g.len(), "gradient");
     let limits = Limits::rectifier(Some(most));
     isa.run(
         #[inline(always)]

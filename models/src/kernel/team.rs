@@ -145,8 +145,8 @@ impl Team {
         }
     }
 
-    /// Calls `work(member, share)` with shares of `0..n` that are as equal as can be; members
-    /// without a share are left alone.
+    /// Calls `work(member, share)` with shares of `0..n` that are as equal as can be, for members that
+    /// have one.
     ///
     /// # Panics
     /// As [`Team::run`].

@@ -11,7 +11,7 @@ pub(super) const SIDE: usize = 16;
 pub(super) fn square(isa: Isa, rows: [&[f32; SIDE]; SIDE], out: &mut [[f32; SIDE]; SIDE]) {
     #[cfg(target_arch = "x86_64")]
     if matches!(isa, Isa::Avx512 | Isa::Avx512Bf16) {
-        // SAFETY: whoever chose this set has seen that it is there.
+        // SAFETY: sets come from a `Cpu` or through `Element::store`, which both look whether they are there.
         unsafe { x86::square(rows, out) };
         return;
     }

@@ -265,7 +265,8 @@ impl<T: Element> View<'_, T> {
     pub(super) fn read(&self, sample: usize, at: usize, out: &mut [f32]) {
         match *self {
             Self::Plain(data) => {
-                for (o, &x) in out.iter_mut().zip(&data[at..]) {
+                let data = &data[at..][..out.len()];
+                for (o, &x) in out.iter_mut().zip(data) {
                     *o = x.widen();
                 }
             }

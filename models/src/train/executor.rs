@@ -4,7 +4,7 @@ use half::bf16;
 
 use crate::graph::Checked;
 use crate::lane::Lane;
-use crate::ops::{NormMode, OpError};
+use crate::ops::{NormMode, OpError, expect_len};
 
 use super::engine::{Engine, Failure};
 use super::params::ParamSet;
@@ -24,6 +24,8 @@ pub struct ExecuteError {
 #[derive(Debug)]
 pub struct Executor {
     engine: Kind,
+    /// Values of each parameter.
+    param_lens: Vec<usize>,
 }
 
 /// What activations and their gradients are stored as.
@@ -48,10 +50,12 @@ impl Executor {
     /// parameters get a gradient. Missing entries count as not trainable.
     #[must_use]
     pub fn new(graph: Checked, trainable: &[bool], mode: NormMode) -> Self {
-        let count = graph.params().count();
+        let lens = graph.params().map(|(_, p)| p.shape.iter().product());
+        let param_lens: Vec<usize> = lens.collect();
         let mut trainable = trainable.to_vec();
-        trainable.resize(count, false);
+        trainable.resize(param_lens.len(), false);
         Self {
+            param_lens,
             engine: Kind::Floats(Engine::new(graph, trainable, mode)),
         }
     }
@@ -64,7 +68,7 @@ impl Executor {
             Precision::F32 | Precision::Auto => Kind::Floats(Engine::new(graph, trainable, mode)),
             Precision::Bf16 => Kind::Halves(Engine::new(graph, trainable, mode)),
         };
-        Self { engine }
+        Self { engine, ..self }
     }
 
     /// The graph.
@@ -120,8 +124,9 @@ impl Executor {
         lane: &dyn Lane,
     ) -> Result<&[f32], ExecuteError> {
         let want = batch * self.graph().input.iter().product::<usize>();
-        let check = crate::ops::expect_len("the graph's input", x.len(), want);
+        let check = expect_len("the graph's input", x.len(), want);
         check.map_err(|e| self.name((0, e)))?;
+        self.expect_params(params)?;
         let done = either!(&mut self.engine, e => e.forward(params, x, batch, keep, lane));
         done.map_err(|failure| self.name(failure))?;
         Ok(either!(&self.engine, e => e.output()))
@@ -144,6 +149,16 @@ impl Executor {
         param_grads: &mut [Vec<f32>],
         lane: &dyn Lane,
     ) -> Result<(), ExecuteError> {
+        self.expect_params(params)?;
+        for (i, (p, grad)) in params.all().iter().zip(param_grads.iter()).enumerate() {
+            if self.trainable()[i] {
+                let check = expect_len("a parameter's gradient", grad.len(), p.values.len());
+                check.map_err(|e| self.name((params.node_of(i), e)))?;
+            }
+        }
+        let (have, want) = (param_grads.len(), params.all().len());
+        let check = expect_len("the list of gradients", have, want);
+        check.map_err(|e| self.name((0, e)))?;
         let done =
             either!(&mut self.engine, e => e.adjoint(params, x, output_grad, param_grads, lane));
         done.map_err(|failure| self.name(failure))
@@ -153,6 +168,18 @@ impl Executor {
     #[must_use]
     pub fn next_statistics(&self, params: &ParamSet, batch: usize) -> Vec<(usize, Vec<f32>)> {
         either!(&self.engine, e => e.next_statistics(params, batch))
+    }
+
+    /// Kernels index by what the graph says: the parameters have to be of this graph.
+    fn expect_params(&self, params: &ParamSet) -> Result<(), ExecuteError> {
+        let (have, want) = (params.all().len(), self.param_lens.len());
+        let check = expect_len("the list of parameters", have, want);
+        check.map_err(|e| self.name((0, e)))?;
+        for (i, (p, &want)) in params.all().iter().zip(&self.param_lens).enumerate() {
+            let check = expect_len("a parameter", p.values.len(), want);
+            check.map_err(|e| self.name((params.node_of(i), e)))?;
+        }
+        Ok(())
     }
 
     fn name(&self, (node, source): Failure) -> ExecuteError {

@@ -67,6 +67,11 @@ pub struct ParamSet {
 }
 
 impl ParamSet {
+    /// The node that parameter `i` belongs to.
+    pub(super) fn node_of(&self, i: usize) -> usize {
+        self.of_node.partition_point(|range| range.end <= i)
+    }
+
     /// Copies a model's tensors, refusing what the graph does not have.
     ///
     /// # Errors

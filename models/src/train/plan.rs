@@ -267,6 +267,14 @@ fn fold(graph: &Checked, readers: &[Vec<usize>], mode: NormMode, places: &mut [P
         for (mine, other) in [(a, b), (b, a)] {
             let Source::Node(j) = mine else { continue };
             let alone = readers[j].len() == 1 && j != graph.output;
+            // A product may run over its samples as if they were one; what is added to it then has to be
+            // the same function of all of them.
+            if let Source::Node(o) = other
+                && let Place::Seen(chain) = places[o]
+                && !is_fixed(chain.norm)
+            {
+                continue;
+            }
             let folded = match places[j] {
                 Place::Product => Some((j, None)),
                 Place::Folded {

@@ -55,7 +55,8 @@ pub enum Write {
 pub struct Part<'a, T> {
     /// The member of the team that made it.
     pub member: usize,
-    /// Its sample; 0 where samples were not told apart.
+    /// Its sample; 0 where samples were not told apart, as positions of the view read were alike for all
+    /// of them.
     pub sample: usize,
     /// Place of its first value in the whole result.
     pub at: usize,
@@ -115,6 +116,42 @@ impl Conv {
         batch * self.window.positions() * self.out_channels
     }
 
+    /// Tiles write where these extents say, by pointers: they have to fit one another.
+    ///
+    /// # Panics
+    /// When the output's extent is not what the window makes of the input's, something is zero that may
+    /// not be, groups do not divide channels, or a batch has more values than can be counted.
+    fn expect_whole(&self, batch: usize) {
+        let w = &self.window;
+        let least = [w.channels, self.out_channels, self.groups];
+        let all = w.kernel.iter().chain(&w.stride).chain(&w.dilation);
+        assert!(least.iter().chain(all).all(|&n| n > 0), "zero in {self:?}");
+        for d in 0..2 {
+            let made = || {
+                let padded = w.padding[d].checked_mul(2)?.checked_add(w.input[d])?;
+                let reach = (w.kernel[d] - 1)
+                    .checked_mul(w.dilation[d])?
+                    .checked_add(1)?;
+                Some(padded.checked_sub(reach).map_or(0, |n| n / w.stride[d] + 1))
+            };
+            assert_eq!(made(), Some(w.output[d]), "extent of {self:?}");
+        }
+        assert!(
+            w.channels.is_multiple_of(self.groups) && self.out_channels.is_multiple_of(self.groups),
+            "groups of {self:?}"
+        );
+        let countable = |extent: [usize; 2], channels: usize| {
+            let n = extent[0].checked_mul(extent[1])?.checked_mul(channels)?;
+            n.checked_mul(batch)?.checked_mul(size_of::<f32>())
+        };
+        let both = countable(w.input, w.channels).zip(countable(w.output, self.out_channels));
+        let taps = countable(w.kernel, w.channels).and_then(|n| n.checked_mul(self.out_channels));
+        assert!(
+            both.zip(taps).is_some(),
+            "too many values: {self:?}, {batch} samples"
+        );
+    }
+
     /// Where every position reads itself alone, samples are just more positions.
     fn merged(&self, batch: usize, by_sample: bool) -> (Self, usize) {
         let w = self.window;
@@ -141,7 +178,7 @@ impl Conv {
     /// # Shapes
     /// x `[B, H, W, C]`, weight `[out, C / groups, kh, kw]`, y `[B, Ho, Wo, out]`
     /// # Panics
-    /// When a length does not fit.
+    /// When a length does not fit, or the convolution's own extents do not fit one another.
     pub fn forward<T: Element>(
         &self,
         cpu: &Cpu,
@@ -152,6 +189,7 @@ impl Conv {
         y: &mut [T],
         finish: impl Fn(Part<'_, T>) + Sync,
     ) {
+        self.expect_whole(batch);
         assert_eq!(x.len(), batch * self.window.image(), "input");
         assert_eq!(weight.len(), self.weight_len(), "weight");
         assert_eq!(y.len(), self.output_len(batch), "output");
@@ -174,7 +212,7 @@ impl Conv {
     /// # Shapes
     /// g `[B, Ho, Wo, out]`, weight as in [`Conv::forward`], dx `[B, H, W, C]`
     /// # Panics
-    /// When a length does not fit.
+    /// When a length does not fit, or the convolution's own extents do not fit one another.
     pub fn input_gradient<T: Element>(
         &self,
         cpu: &Cpu,
@@ -186,6 +224,7 @@ impl Conv {
         dx: &mut [T],
         finish: impl Fn(Part<'_, T>) + Sync,
     ) {
+        self.expect_whole(batch);
         assert_eq!(g.len(), self.output_len(batch), "output gradient");
         assert_eq!(weight.len(), self.weight_len(), "weight");
         assert_eq!(dx.len(), batch * self.window.image(), "input gradient");
@@ -208,7 +247,7 @@ impl Conv {
     /// # Shapes
     /// x `[B, H, W, C]`, g `[B, Ho, Wo, out]`, dw `[out, C / groups, kh, kw]`
     /// # Panics
-    /// When a length does not fit.
+    /// When a length does not fit, or the convolution's own extents do not fit one another.
     pub fn weight_gradient<T: Element>(
         &self,
         cpu: &Cpu,
@@ -218,6 +257,7 @@ impl Conv {
         g: View<'_, T>,
         dw: &mut [f32],
     ) {
+        self.expect_whole(batch);
         assert_eq!(x.len(), batch * self.window.image(), "input");
         assert_eq!(g.len(), self.output_len(batch), "output gradient");
         assert_eq!(dw.len(), self.weight_len(), "weight gradient");

@@ -61,7 +61,7 @@ pub(super) struct Chunk {
 }
 
 /// Where operands lie: in a slab or in the image itself.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) struct Pitch {
     pub(super) row: usize,
     pub(super) col: usize,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::depthwise::Filtered;
 use super::panels::{self, Cut, Direction, Packing};
-use super::ready::{Item, Ready, items};
+use super::ready::{Chunk, Item, Pitch, Ready, items};
 use super::slab::{self, Take};
 use super::strip::Strip;
 use super::sweep::{Reach, Sweep};
@@ -268,7 +268,7 @@ impl<T: Element> Job<'_, T> {
             }
         } else {
             for region in &regions {
-                starts.push(self.y.place(region.start).cast::<f32>());
+                starts.push(self.y.place(region).cast::<f32>());
             }
         }
         let add = self.run.write == Write::Add && !halves;
@@ -423,16 +423,23 @@ impl<T: Element> Job<'_, T> {
                 }
             };
             let most = (CHUNK_BYTES / size_of::<f32>() / wide).max(64);
-            let mut chunk_count = 1;
-            let mut c = 0;
-            while c < chunk_count {
+            // Segments depend on how the item's slab lies; most items' slabs lie alike.
+            let mut lists: Vec<(Pitch, Vec<Chunk>)> = Vec::new();
+            for pitch in reaches.iter().flatten().map(|reach| ready.pitch(reach)) {
+                if lists.iter().all(|(p, _)| *p != pitch) {
+                    lists.push((pitch, ready.chunks(pitch, most)));
+                }
+            }
+            let chunk_count = lists.first().map_or(0, |(_, chunks)| chunks.len());
+            for c in 0..chunk_count {
                 for (k, clip) in clips.iter().enumerate() {
                     let (Some((rows, cols)), Some(reach)) = (clip, &reaches[k]) else {
                         continue;
                     };
                     let pitch = ready.pitch(reach);
-                    let chunks = ready.chunks(pitch, most);
-                    chunk_count = chunks.len();
+                    let Some((_, chunks)) = lists.iter().find(|(p, _)| *p == pitch) else {
+                        unreachable!("every pitch has its list")
+                    };
                     let chunk = &chunks[c];
                     let step = ready.step(reach);
                     let strip = Strip {
@@ -460,7 +467,6 @@ impl<T: Element> Job<'_, T> {
                         unsafe { strip.row(x, y, cols.len()) };
                     }
                 }
-                c += 1;
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Every path against the plain loops that define a convolution, in F64.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 
 use half::bf16;
@@ -62,7 +63,7 @@ impl Case {
 fn case() -> impl Strategy<Value = Case> {
     let side = |most: usize| 1..=most;
     (
-        (1..4_usize, 1..4_usize, 1..5_usize),
+        (0..4_usize, 1..4_usize, 1..5_usize),
         (side(19), side(37)),
         ([1..4_usize, 1..6_usize], [1..4_usize, 1..4_usize]),
         ([0..4_usize, 0..4_usize], [1..3_usize, 1..3_usize]),
@@ -279,7 +280,7 @@ proptest! {
     #[test]
     fn views_are_what_they_would_make(case in case(), samples in prop::bool::ANY, high in 0..3_u8) {
         let (c, o) = (case.conv.window.channels, case.conv.out_channels);
-        let samples = if samples { case.batch } else { 1 };
+        let samples = if samples { case.batch.max(1) } else { 1 };
         let high = [f32::INFINITY, 0.5, f32::NAN][usize::from(high)];
         let wave = |s: usize, c: usize, k: usize| ((s * 7 + c * 3 + k) % 11) as f32 * 0.25 - 1.0;
         let rectified = |map: Map| if high.is_nan() { map } else { map.rectified(high) };
@@ -290,7 +291,7 @@ proptest! {
         let still = Back::still(o, |c| wave(0, c, 2));
         let x_view = View::Mapped { data: &x, map: &into };
         let made = |view: &View<'_, f32>, n: usize| {
-            let each = n / case.batch;
+            let each = (n / case.batch.max(1)).max(1);
             let mut all = vec![f32::NAN; n];
             for (s, out) in all.chunks_exact_mut(each).enumerate() {
                 view.read(s, s * each, out);
@@ -350,5 +351,30 @@ fn the_same_threads_give_the_same_bytes_and_others_nearly() {
         assert_eq!(two, run(2));
         let wide: Vec<f64> = two.iter().map(|v| f64::from(*v)).collect();
         assert_close("dw", run(1).into_iter(), &wide, 1e-6);
+    }
+}
+
+/// Extents that do not fit one another would have tiles write past the end: they are refused.
+#[test]
+fn extents_that_do_not_fit_are_refused() {
+    let good = Conv::linear(4, 8, 3);
+    let is_whole = |conv: &Conv, batch| {
+        std::panic::catch_unwind(AssertUnwindSafe(|| conv.expect_whole(batch))).is_ok()
+    };
+    assert!(is_whole(&good, 1) && is_whole(&good, 0));
+    assert!(!is_whole(&good, usize::MAX / 16));
+    let spoil: [fn(&mut Conv); 7] = [
+        |c| c.window.output = [1, 64],
+        |c| c.window.input = [1, 2],
+        |c| c.window.stride = [0, 1],
+        |c| c.window.kernel = [1, 0],
+        |c| c.window.dilation = [0, 1],
+        |c| c.groups = 3,
+        |c| c.groups = 0,
+    ];
+    for spoil in spoil {
+        let mut bad = good.clone();
+        spoil(&mut bad);
+        assert!(!is_whole(&bad, 1), "{bad:?}");
     }
 }

@@ -73,7 +73,7 @@ proptest! {
         // SAFETY: one thread, and one reference at a time.
         let range = catch_unwind(AssertUnwindSafe(|| unsafe { cells.range(start..end) }.fill(1)));
         assert_eq!(range.is_ok(), start <= end && end <= len);
-        let place = catch_unwind(AssertUnwindSafe(|| cells.place(start)));
+        let place = catch_unwind(AssertUnwindSafe(|| cells.place(&(start..start))));
         assert_eq!(place.is_ok(), start <= len);
         let written = slice.iter().enumerate().filter(|(_, v)| **v == 1).map(|(i, _)| i);
         assert!(written.eq(if range.is_ok() { start..end } else { 0..0 }));
