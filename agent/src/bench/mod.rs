@@ -29,7 +29,7 @@ use std::process::Command;
 use clap::ValueEnum;
 use lamplight_models::{
     graph::{Graph, Shape},
-    lane::{self, CpuLane, LaneKind},
+    lane::{self, CpuLane, Lane as _, LaneKind},
     model::{Model, ModelInfo},
     ops::{Cost, ParamRole},
     train::Precision,
@@ -140,7 +140,11 @@ impl Plan {
     /// # Errors
     /// [`BenchError`] that is a refusal.
     pub fn checked(mut self) -> Result<Self, BenchError> {
-        self.precision = self.precision.settled(&CpuLane::new(1));
+        let lane = CpuLane::new(1);
+        self.precision = self.precision.settled(&lane);
+        if self.precision == Precision::Bf16 && !lane.host().isa().multiplies_bf16() {
+            tracing::warn!("this processor has no instructions for bf16: ours works with f32 ones");
+        }
         self.graph()?;
         let values = self.input.iter().map(|&d| d as u64);
         let values = values.fold(self.batch as u64, u64::saturating_mul);

@@ -14,6 +14,9 @@
 use std::{
     io::{BufRead, BufReader, Read as _, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +25,9 @@ use super::{Against, BenchError, process::Process, timing::Side};
 
 /// Longest line of an answer; no real one comes near it.
 const LINE: u64 = 64 << 10;
+
+/// How often people are told that a rival is still awaited.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a rival says of itself when it is ready.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,7 +98,24 @@ impl Rival {
             return Err(ended(who, &mut child));
         };
         let mut out = BufReader::new(out);
-        match read(who, &mut out, &mut child) {
+        // It may be slow to begin (PyTorch tries memory layouts first), or never come: say what is awaited.
+        let (ready, waiting) = mpsc::channel::<()>();
+        let first = thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut seconds = 0;
+                while waiting.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                    seconds += PATIENCE.as_secs();
+                    tracing::info!(
+                        "{} is not ready after {seconds} s; waiting (Ctrl-C ends this)",
+                        who.name()
+                    );
+                }
+            });
+            let first = read(who, &mut out, &mut child);
+            drop(ready);
+            first
+        });
+        match first {
             Ok(Line::Ready(ready)) => Ok(Self {
                 who,
                 child,

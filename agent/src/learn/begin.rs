@@ -49,6 +49,11 @@ impl Task<'_> {
         let trainer = Trainer::new(self.base.clone(), config, self.lane.clone())?;
         let precision = trainer.config().precision;
         tracing::info!(round = %self.offer.round, %precision, "training begins");
+        if precision == Precision::Bf16 && !self.lane.host().isa().multiplies_bf16() {
+            tracing::warn!(
+                "this processor has no instructions for bf16: it saves memory and costs time"
+            );
+        }
         Ok(trainer)
     }
 
